@@ -323,8 +323,7 @@ impl Code {
                 (groups, groups.checked_mul((size as u64).div_ceil(per_word))?)
             }
         };
-        let row_stride =
-            words.checked_mul(self.word_bytes() as u64)?.checked_next_multiple_of(ROW_ALIGN)?;
+        let row_stride = words.checked_mul(self.word_bytes() as u64)?.checked_next_multiple_of(ROW_ALIGN)?;
         let sizes = PlaneSizes {
             row_stride,
             code: rows.checked_mul(row_stride)?,
@@ -358,10 +357,7 @@ impl Code {
 impl PlaneSizes {
     /// All planes together, row padding included, or `None` where that exceeds 2^64 - 1.
     pub fn total(&self) -> Option<u64> {
-        self.code
-            .checked_add(self.local_scale)?
-            .checked_add(self.super_scale)?
-            .checked_add(self.cluster)
+        self.code.checked_add(self.local_scale)?.checked_add(self.super_scale)?.checked_add(self.cluster)
     }
 }
 

@@ -1,0 +1,427 @@
+//! Everything that can be wrong with a container (spec, clause 9.2). Messages begin with the clause.
+
+use alloc::string::String;
+use core::fmt;
+
+use crate::code::CodeError;
+
+/// Why a container is refused. Every variant says where, what was expected and what was found.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The bytes end before `what` does.
+    #[error("[9.2] the file is cut short: {what} needs {expected} bytes, found {found}; fetch it again")]
+    Truncated {
+        /// What does not fit.
+        what: &'static str,
+        /// Bytes needed from the start of the file.
+        expected: u64,
+        /// Bytes there are.
+        found: u64,
+    },
+    /// The first eight bytes are not the format's.
+    #[error("[3.1] {hint}: it begins with {found:02x?}")]
+    BadMagic {
+        /// What stands there.
+        found: [u8; 8],
+        /// What that usually means.
+        hint: MagicHint,
+    },
+    /// Written by a version of the format that this reader does not know.
+    #[error("[3.2] format version {major}.{minor}, this reader knows 1.x: update the reader")]
+    UnsupportedVersion {
+        /// Major version found.
+        major: u16,
+        /// Minor version found.
+        minor: u16,
+    },
+    /// Something that a reader must understand and this one does not.
+    #[error("[3.3] {feature} at {at} is not known to this reader: update the reader")]
+    UnsupportedFeature {
+        /// What it is.
+        feature: Feature,
+        /// Where it is.
+        at: Place,
+    },
+    /// A reserved field is not zero.
+    #[error("[1.3] the reserved field at {at} is not zero")]
+    Reserved {
+        /// Where it is.
+        at: Place,
+    },
+    /// A part of the front does not match its checksum.
+    #[error(
+        "[3.5] {section}: checksum {found:08x}, expected {expected:08x}: the file is damaged, fetch it again"
+    )]
+    Checksum {
+        /// Which part: `header` or the section's name.
+        section: &'static str,
+        /// Stored in the file.
+        expected: u32,
+        /// Computed from the bytes.
+        found: u32,
+    },
+    /// More than this reader is willing to open.
+    #[error("[9.3] {what}: {found}, this reader takes at most {limit}")]
+    LimitExceeded {
+        /// What there is too much of.
+        what: &'static str,
+        /// The bound, from [`Limits`](super::Limits) or from the length of the file.
+        limit: u64,
+        /// What the file claims.
+        found: u64,
+    },
+    /// A computed size exceeds 2^64 - 1.
+    #[error("[4.5] {what} at {at} overflows 64 bits")]
+    Overflow {
+        /// Which computation.
+        what: &'static str,
+        /// Where it comes from.
+        at: Place,
+    },
+    /// A shape that the encoding cannot have, or that its planes contradict.
+    #[error("[4.5] {at}: {fault}")]
+    BadShape {
+        /// Which tensor.
+        at: Place,
+        /// What is wrong.
+        fault: ShapeFault,
+    },
+    /// A range outside the part of the file it belongs to.
+    #[error("[3.6] {what} at {at}: bytes {start}..{end} lie outside {low}..{high}")]
+    OutOfBounds {
+        /// What the range is of.
+        what: &'static str,
+        /// Where the range is declared.
+        at: Place,
+        /// First byte.
+        start: u64,
+        /// Byte after the last.
+        end: u64,
+        /// First byte allowed.
+        low: u64,
+        /// Byte after the last allowed.
+        high: u64,
+    },
+    /// Ranges or records that do not follow each other as they must.
+    #[error("[3.6] {what} at {at}: {fault}: expected {expected}, found {found}")]
+    Layout {
+        /// What is out of place.
+        what: &'static str,
+        /// Where it is declared.
+        at: Place,
+        /// How.
+        fault: LayoutFault,
+        /// The only value allowed there.
+        expected: u64,
+        /// The value there.
+        found: u64,
+    },
+    /// A name that no tensor, blob or key can have.
+    #[error("[4.3] name at {at}: {fault}")]
+    BadName {
+        /// Where it is.
+        at: Place,
+        /// What is wrong.
+        fault: NameFault,
+    },
+    /// A metadata entry that is not well-formed.
+    #[error("[7] metadata entry at {at}: {fault}")]
+    BadMetadata {
+        /// Where it is; the key stands for the tensor.
+        at: Place,
+        /// What is wrong.
+        fault: MetadataFault,
+    },
+    /// A code description or a set of planes that is not one.
+    #[error("[4.7] {at}: {fault}")]
+    BadEncoding {
+        /// Which tensor.
+        at: Place,
+        /// What is wrong.
+        fault: EncodingFault,
+    },
+    /// The file does not belong to the set of shards it is opened with.
+    #[error("[3.7] {fault}")]
+    Shard {
+        /// What is wrong.
+        fault: ShardFault,
+    },
+    /// A chunk of a plane does not match its checksum.
+    #[error(
+        "[5.9] {at}, {plane} plane, chunk {chunk}: checksum {found:08x}, expected {expected:08x}: the file is damaged"
+    )]
+    PayloadChecksum {
+        /// Which tensor or blob, and the chunk's first byte.
+        at: Place,
+        /// Which of its planes.
+        plane: &'static str,
+        /// Which chunk of the plane, from 0.
+        chunk: u64,
+        /// Stored in the file.
+        expected: u32,
+        /// Computed from the bytes.
+        found: u32,
+    },
+    /// Padding that is not zero.
+    #[error("[5.2] {what} at {at} is not zero")]
+    Padding {
+        /// Which padding.
+        what: &'static str,
+        /// Where it is.
+        at: Place,
+    },
+    /// A scale or a cluster parameter is NaN or infinite.
+    #[error("[5.6] {at}, {plane} plane, row {row}: {value} is not a finite number")]
+    NonFinite {
+        /// Which tensor, and the value's first byte.
+        at: Place,
+        /// Which plane.
+        plane: &'static str,
+        /// Which row.
+        row: u64,
+        /// The value.
+        value: f32,
+    },
+    /// The system failed to read or write.
+    #[cfg(feature = "std")]
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// A byte of the file, and the tensor, blob or key it belongs to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Offset from the start of the file.
+    pub offset: u64,
+    /// Name of what it belongs to; empty where it belongs to nothing named.
+    pub name: String,
+}
+
+impl Place {
+    /// A byte that belongs to nothing named.
+    pub const fn byte(offset: u64) -> Self {
+        Self { offset, name: String::new() }
+    }
+
+    /// A byte of something named.
+    pub fn named(offset: u64, name: &str) -> Self {
+        Self { offset, name: name.into() }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.name.is_empty() {
+            write!(f, "byte {}", self.offset)
+        } else {
+            write!(f, "`{}` (byte {})", self.name.escape_debug(), self.offset)
+        }
+    }
+}
+
+/// Enums whose variants carry a message only.
+macro_rules! faults {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub enum $name { $($(#[$variant_doc])* $variant,)* }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self { $(Self::$variant => $text,)* })
+            }
+        }
+    )*};
+}
+
+faults! {
+    /// What a wrong magic usually means.
+    MagicHint {
+        /// Another kind of file.
+        NotThisFormat = "this is not a .ccq file",
+        /// Bytes swapped in pairs, fours or eights.
+        ByteSwapped = "this .ccq file was byte-swapped on its way",
+        /// Line endings were translated or the high bit cut.
+        TextMode = "this .ccq file was damaged by a text-mode transfer: fetch it in binary mode",
+        /// Eight zeros: the header is written last.
+        Unfinished = "this .ccq file was never finished: its writer stopped early, write it again",
+    }
+
+    /// A feature that this reader does not know.
+    Feature {
+        /// A bit of the incompat word.
+        Incompat = "an incompatible feature bit",
+        /// A section without the ignorable bit.
+        Section = "a section that must be understood",
+        /// An encoding identifier.
+        Encoding = "an encoding",
+        /// A dtype identifier.
+        Dtype = "a dtype",
+        /// A plane kind.
+        Plane = "a plane kind",
+    }
+
+    /// What is wrong with the order of ranges or records.
+    LayoutFault {
+        /// Not a multiple of its alignment.
+        Misaligned = "misaligned",
+        /// Begins before the one before it ends, or repeats it.
+        Overlap = "overlaps what stands before it",
+        /// Leaves more than alignment needs.
+        Hole = "leaves a hole before it",
+        /// Not in its place of the order.
+        Unsorted = "out of order",
+        /// A length that is not the sum of its parts.
+        Length = "length is not the sum of its parts",
+        /// The file goes on after its last section.
+        TrailingBytes = "bytes after the end",
+    }
+
+    /// What is wrong with a name.
+    NameFault {
+        /// No bytes.
+        Empty = "empty",
+        /// Not UTF-8.
+        NotUtf8 = "not UTF-8",
+        /// A NUL or another control character.
+        ControlCharacter = "holds a control character",
+        /// The same name twice.
+        Duplicate = "stands there twice",
+        /// Not a relative path of plain components.
+        UnsafePath = "not a plain relative path (no `..`, no empty part, no `\\`, no `:`)",
+    }
+
+    /// What is wrong with a metadata entry.
+    MetadataFault {
+        /// An identifier that is no type.
+        UnknownType = "unknown value type",
+        /// A fixed-size value of another length, or an entry that runs past its section.
+        BadLength = "wrong length",
+        /// A bool that is neither 0 nor 1.
+        BadBool = "a bool that is neither 0 nor 1",
+        /// A string that is not UTF-8.
+        NotUtf8 = "a string that is not UTF-8",
+        /// A key smaller than the one before it.
+        Unsorted = "keys are not in ascending order",
+        /// The same key twice.
+        Duplicate = "the same key twice",
+        /// A known key with another type than its own.
+        WrongType = "a known key with a value of the wrong type",
+    }
+}
+
+/// What is wrong with a shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ShapeFault {
+    /// A coded tensor without dimensions.
+    Scalar,
+    /// A coded tensor with a zero dimension.
+    ZeroDimension,
+    /// Elements narrower than a byte that do not fill whole bytes.
+    PartialByte,
+    /// A plane whose length is not what shape and encoding call for.
+    PlaneLength {
+        /// Bytes due.
+        expected: u64,
+        /// Bytes found.
+        found: u64,
+    },
+    /// Not 0, 32, 64 or 128.
+    GroupSize(u32),
+}
+
+impl fmt::Display for ShapeFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Scalar => f.write_str("a quantized tensor needs at least one dimension"),
+            Self::ZeroDimension => f.write_str("a quantized tensor cannot have a zero dimension"),
+            Self::PartialByte => f.write_str("the elements do not fill whole bytes"),
+            Self::PlaneLength { expected, found } => {
+                write!(f, "the shape calls for {expected} bytes, the plane has {found}")
+            }
+            Self::GroupSize(size) => write!(f, "group size {size}, expected 0, 32, 64 or 128"),
+        }
+    }
+}
+
+/// What is wrong with an encoding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EncodingFault {
+    /// The code description is not valid.
+    Code(CodeError),
+    /// A field of the code record holds a value that stands for nothing.
+    Field(&'static str),
+    /// Planes missing, superfluous or of the wrong kind.
+    Planes {
+        /// Planes due.
+        expected: u64,
+        /// Planes there are, or the kind found in place of the due one.
+        found: u64,
+    },
+    /// The kind of a plane is not the one due in its place.
+    PlaneKind {
+        /// Kind due.
+        expected: u32,
+        /// Kind found.
+        found: u32,
+    },
+    /// The length of a plane beside the codes is not what the code calls for.
+    PlaneSize {
+        /// Which plane.
+        plane: &'static str,
+        /// Bytes due.
+        expected: u64,
+        /// Bytes found.
+        found: u64,
+    },
+    /// The row stride of a plane is not what the code calls for.
+    RowStride {
+        /// Bytes due.
+        expected: u64,
+        /// Bytes found.
+        found: u64,
+    },
+}
+
+impl fmt::Display for EncodingFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(error) => error.fmt(f),
+            Self::Field(field) => write!(f, "`{field}` of the code description has no such value"),
+            Self::Planes { expected, found } => write!(f, "{found} planes, expected {expected}"),
+            Self::PlaneKind { expected, found } => write!(f, "plane of kind {found}, expected {expected}"),
+            Self::PlaneSize { plane, expected, found } => {
+                write!(f, "{plane} plane of {found} bytes, expected {expected}")
+            }
+            Self::RowStride { expected, found } => write!(f, "row stride {found}, expected {expected}"),
+        }
+    }
+}
+
+/// What is wrong with a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ShardFault {
+    /// The index is not smaller than the count.
+    Index {
+        /// This file's index.
+        index: u32,
+        /// Files in the set.
+        count: u32,
+    },
+    /// A file that stands alone carries a set id.
+    SetId,
+}
+
+impl fmt::Display for ShardFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Index { index, count } => write!(f, "shard {index} of {count} (counted from 0)"),
+            Self::SetId => f.write_str("a file that stands alone carries the id of a set"),
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! The metadata section: typed key-values (spec, chapter 7).
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use zerocopy::FromBytes;
+
+use super::cursor::check_zeros;
+use super::error::{Error, MetadataFault, NameFault, Place};
+use super::layout::{METADATA_ALIGN, MetadataRecord};
+use super::limits::Limits;
+use super::name::check_name;
+
+/// The value of a metadata entry.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Value<'a> {
+    /// True or false.
+    Bool(bool),
+    /// An unsigned integer.
+    U64(u64),
+    /// A signed integer.
+    I64(i64),
+    /// A floating-point number.
+    F64(f64),
+    /// Text.
+    String(&'a str),
+    /// Anything else.
+    Bytes(&'a [u8]),
+}
+
+/// Keys whose meaning the specification fixes; all of them hold strings.
+pub const KNOWN_STRING_KEYS: [&str; 2] = ["ccq.producer", "ccq.recipe"];
+
+impl Value<'_> {
+    /// The identifier stored in an entry.
+    pub(super) const fn type_id(&self) -> u32 {
+        match self {
+            Self::Bool(_) => 1,
+            Self::U64(_) => 2,
+            Self::I64(_) => 3,
+            Self::F64(_) => 4,
+            Self::String(_) => 5,
+            Self::Bytes(_) => 6,
+        }
+    }
+
+    /// Appends the stored form.
+    #[cfg(feature = "std")]
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Bool(value) => out.push((*value).into()),
+            Self::U64(value) => out.extend_from_slice(&value.to_le_bytes()),
+            Self::I64(value) => out.extend_from_slice(&value.to_le_bytes()),
+            Self::F64(value) => out.extend_from_slice(&value.to_le_bytes()),
+            Self::String(value) => out.extend_from_slice(value.as_bytes()),
+            Self::Bytes(value) => out.extend_from_slice(value),
+        }
+    }
+}
+
+/// A parsed metadata section, which owns its bytes.
+#[derive(Clone, Debug, Default)]
+pub struct Metadata {
+    bytes: Box<[u8]>,
+    entries: Vec<Entry>,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    key: Range<usize>,
+    value: Range<usize>,
+    value_type: u32,
+}
+
+impl Metadata {
+    /// Entries in ascending order of their keys.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, Value<'_>)> {
+        self.entries.iter().map(|entry| (self.key(entry), self.value(entry)))
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &str) -> Option<Value<'_>> {
+        let at = self.entries.binary_search_by(|entry| self.key(entry).cmp(key)).ok()?;
+        self.entries.get(at).map(|entry| self.value(entry))
+    }
+
+    fn key(&self, entry: &Entry) -> &str {
+        let bytes = self.bytes.get(entry.key.clone()).unwrap_or_default();
+        core::str::from_utf8(bytes).unwrap_or_default()
+    }
+
+    fn value(&self, entry: &Entry) -> Value<'_> {
+        let bytes = self.bytes.get(entry.value.clone()).unwrap_or_default();
+        decode(entry.value_type, bytes).unwrap_or(Value::Bytes(bytes))
+    }
+
+    /// Parses a section that starts at byte `offset` of the file.
+    pub(super) fn parse(section: &[u8], offset: u64, limits: &Limits) -> Result<Self, Error> {
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut previous: &[u8] = &[];
+        let mut start = 0usize;
+        while start < section.len() {
+            let at = offset.saturating_add(start as u64);
+            let bad = |fault| Error::BadMetadata { at: Place::byte(at), fault };
+            let short = || bad(MetadataFault::BadLength);
+            let rest = section.get(start..).unwrap_or_default();
+            let (record, _) = MetadataRecord::ref_from_prefix(rest).map_err(|_| short())?;
+            let advance = |from: usize, by: u64| usize::try_from(by).ok().and_then(|by| from.checked_add(by));
+            let key_start = advance(start, size_of::<MetadataRecord>() as u64).ok_or_else(short)?;
+            let key_end = advance(key_start, record.key_len.get().into()).ok_or_else(short)?;
+            let value_end = advance(key_end, record.value_len.get()).ok_or_else(short)?;
+            let end = value_end.checked_next_multiple_of(METADATA_ALIGN).ok_or_else(short)?;
+
+            let key = section.get(key_start..key_end).ok_or_else(short)?;
+            let value = section.get(key_end..value_end).ok_or_else(short)?;
+            let padding = section.get(value_end..end).ok_or_else(short)?;
+            let name = check_name(key, offset.saturating_add(key_start as u64), limits)?;
+            let bad = |fault| Error::BadMetadata { at: Place::named(at, name), fault };
+            if key <= previous && !entries.is_empty() {
+                let twice = key == previous;
+                return Err(bad(if twice { MetadataFault::Duplicate } else { MetadataFault::Unsorted }));
+            }
+            let value_type = record.value_type.get();
+            let decoded = decode(value_type, value).map_err(bad)?;
+            if KNOWN_STRING_KEYS.contains(&name) && !matches!(decoded, Value::String(_)) {
+                return Err(bad(MetadataFault::WrongType));
+            }
+            check_zeros(padding, "metadata padding", offset.saturating_add(value_end as u64), name)?;
+            entries.push(Entry { key: key_start..key_end, value: key_end..value_end, value_type });
+            previous = key;
+            start = end;
+        }
+        Ok(Self { bytes: section.into(), entries })
+    }
+}
+
+/// The value of a type identifier and its stored bytes.
+fn decode(value_type: u32, bytes: &[u8]) -> Result<Value<'_>, MetadataFault> {
+    let eight = || <[u8; 8]>::try_from(bytes).map_err(|_| MetadataFault::BadLength);
+    Ok(match value_type {
+        1 => match bytes {
+            [0] => Value::Bool(false),
+            [1] => Value::Bool(true),
+            [_] => return Err(MetadataFault::BadBool),
+            _ => return Err(MetadataFault::BadLength),
+        },
+        2 => Value::U64(u64::from_le_bytes(eight()?)),
+        3 => Value::I64(i64::from_le_bytes(eight()?)),
+        4 => Value::F64(f64::from_le_bytes(eight()?)),
+        5 => Value::String(core::str::from_utf8(bytes).map_err(|_| MetadataFault::NotUtf8)?),
+        6 => Value::Bytes(bytes),
+        _ => return Err(MetadataFault::UnknownType),
+    })
+}
+
+/// The stored form of entries that are sorted by key, names checked as a reader would.
+#[cfg(feature = "std")]
+pub(super) fn write_section(entries: &[(&str, Value<'_>)]) -> Result<Vec<u8>, Error> {
+    let mut out = Vec::new();
+    for (key, value) in entries {
+        check_name(key.as_bytes(), 0, &Limits::DEFAULT).map_err(|error| match error {
+            Error::BadName { fault, .. } => Error::BadName { at: Place::named(0, key), fault },
+            other => other,
+        })?;
+        let mut stored = Vec::new();
+        value.write(&mut stored);
+        let key_len = u32::try_from(key.len())
+            .map_err(|_| Error::BadName { at: Place::named(0, key), fault: NameFault::Empty })?;
+        let record = MetadataRecord {
+            key_len: key_len.into(),
+            value_type: value.type_id().into(),
+            value_len: (stored.len() as u64).into(),
+        };
+        out.extend_from_slice(zerocopy::IntoBytes::as_bytes(&record));
+        out.extend_from_slice(key.as_bytes());
+        out.extend_from_slice(&stored);
+        out.resize(out.len().next_multiple_of(METADATA_ALIGN), 0);
+    }
+    Ok(out)
+}

@@ -1,0 +1,171 @@
+//! Files that appear whole or not at all (spec, clause 8.3).
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A file being written as `NAME.partial`, under a lock, beside the name it will have.
+///
+/// [`Output::commit`] makes it durable and gives it its name; dropped before that, it is removed.
+#[derive(Debug)]
+pub struct Output {
+    file: File,
+    partial: PathBuf,
+    path: PathBuf,
+    overwrite: bool,
+    committed: bool,
+}
+
+/// Why an output cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OutputError {
+    /// There is a file of that name.
+    #[error("{} exists: choose another name or allow it to be overwritten", path.display())]
+    Exists {
+        /// The output.
+        path: PathBuf,
+    },
+    /// Another process is writing the same output.
+    #[error("another process is writing {}: wait for it or choose another name", partial.display())]
+    Locked {
+        /// The unfinished file.
+        partial: PathBuf,
+    },
+    /// The system refused.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// What it was about.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Output {
+    /// Creates `PATH.partial` and locks it. An existing `path` is refused unless `overwrite`; a `PATH.partial`
+    /// that nobody holds any more is started anew.
+    ///
+    /// # Errors
+    /// Any [`OutputError`].
+    pub fn create(path: impl Into<PathBuf>, overwrite: bool) -> Result<Self, OutputError> {
+        let path = path.into();
+        if !overwrite && path.symlink_metadata().is_ok() {
+            return Err(OutputError::Exists { path });
+        }
+        let mut partial = OsString::from(&path);
+        partial.push(".partial");
+        let partial = PathBuf::from(partial);
+        let failed = |source| OutputError::Io { path: partial.clone(), source };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false) // not before it is ours
+            .open(&partial)
+            .map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => file.set_len(0).map_err(failed)?,
+            Err(TryLockError::WouldBlock) => return Err(OutputError::Locked { partial }),
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        }
+        Ok(Self { file, partial, path, overwrite, committed: false })
+    }
+
+    /// The file to write to.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Where the unfinished file is.
+    pub fn partial_path(&self) -> &Path {
+        &self.partial
+    }
+
+    /// Makes the file durable and gives it its name.
+    ///
+    /// # Errors
+    /// [`OutputError::Exists`] when a file of that name came to be in the meantime, [`OutputError::Io`].
+    pub fn commit(mut self) -> Result<(), OutputError> {
+        let failed = |source| OutputError::Io { path: self.path.clone(), source };
+        self.file.sync_all().map_err(failed)?;
+        if self.overwrite {
+            fs::rename(&self.partial, &self.path).map_err(failed)?;
+        } else {
+            // A hard link fails where the name is taken; renaming would replace what is there.
+            match fs::hard_link(&self.partial, &self.path) {
+                Ok(()) => fs::remove_file(&self.partial).map_err(failed)?,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    return Err(OutputError::Exists { path: self.path.clone() });
+                }
+                Err(_) => fs::rename(&self.partial, &self.path).map_err(failed)?,
+            }
+        }
+        self.committed = true;
+        sync_folder(&self.path).map_err(failed)
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        if !self.committed {
+            // Nothing to be done about a failure here; an unfinished file does not open as a container.
+            let _ = fs::remove_file(&self.partial);
+        }
+    }
+}
+
+/// Makes a rename durable where folders can be synchronised.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    if cfg!(unix) {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn appears_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.ccq");
+        let output = Output::create(&path, false).unwrap();
+        output.file().write_all(b"first").unwrap();
+        assert!(!path.exists());
+        assert!(matches!(Output::create(&path, false), Err(OutputError::Locked { .. })));
+        output.commit().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"first");
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+
+        assert!(matches!(Output::create(&path, false), Err(OutputError::Exists { .. })));
+        drop(Output::create(&path, true).unwrap());
+        assert_eq!(fs::read(&path).unwrap(), b"first");
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+
+        let output = Output::create(&path, true).unwrap();
+        output.file().write_all(b"second").unwrap();
+        output.commit().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"second");
+    }
+
+    #[test]
+    fn refuses_a_name_that_was_taken_meanwhile() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.ccq");
+        let output = Output::create(&path, false).unwrap();
+        fs::write(&path, b"somebody else's").unwrap();
+        assert!(matches!(output.commit(), Err(OutputError::Exists { .. })));
+        assert_eq!(fs::read(&path).unwrap(), b"somebody else's");
+    }
+
+    #[test]
+    fn names_the_folder_that_is_missing() {
+        let error = Output::create("no/such/folder/out.ccq", false).unwrap_err();
+        assert!(error.to_string().contains("no/such/folder/out.ccq.partial"), "{error}");
+    }
+}
