@@ -1,1 +1,18 @@
-//! placeholder
+//! What the command-line tools share: exit codes, tables, numbers for people, progress, and Ctrl-C.
+//!
+//! Only [`Progress`] prints, and only to standard error; everything else goes through a writer of the
+//! caller's.
+
+mod exit;
+mod human;
+mod interrupt;
+mod progress;
+mod table;
+mod terminal;
+
+pub use exit::Exit;
+pub use human::{bytes, count, duration, printable};
+pub use interrupt::{catch_interrupts, interrupted};
+pub use progress::Progress;
+pub use table::{Column, Table};
+pub use terminal::stdout_width;

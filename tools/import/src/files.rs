@@ -1,0 +1,76 @@
+//! Files: the memory map, and small files read whole.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+
+use memmap2::Mmap;
+
+use crate::error::Error;
+
+/// Blobs and index files are read whole up to this many bytes.
+pub(crate) const MAX_WHOLE_FILE: u64 = 256 << 20;
+
+/// Maps a regular file for reading.
+///
+/// The map outlives the file's name: renaming or removing the file does no harm. Writing to it from outside
+/// shows through, and cutting it short makes reads beyond the new end a bus error.
+#[allow(unsafe_code)]
+pub(crate) fn map(path: &Path) -> Result<Mmap, Error> {
+    let file = open(path)?;
+    // SAFETY: the map is read-only, and this package reads it as bytes that it never assumes to be unchanged:
+    // offsets come from a header that was copied out and checked, and every access is bounds-checked against
+    // the length at the time of mapping. That no other process cuts the file short or writes to it meanwhile
+    // is for whoever runs the tool to guarantee; the documentation of the crate and of `Model::open` says so.
+    unsafe { Mmap::map(&file) }.map_err(io_error(path))
+}
+
+/// Reads a file of at most [`MAX_WHOLE_FILE`] bytes.
+pub(crate) fn read_whole(path: &Path, what: &'static str) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    let file = open(path)?;
+    let too_large = |found| Error::TooLarge { file: path.into(), what, limit: MAX_WHOLE_FILE, found };
+    let len = file.metadata().map_err(io_error(path))?.len();
+    if len > MAX_WHOLE_FILE {
+        return Err(too_large(len));
+    }
+    file.take(MAX_WHOLE_FILE.saturating_add(1)).read_to_end(&mut bytes).map_err(io_error(path))?;
+    match bytes.len() as u64 {
+        len if len > MAX_WHOLE_FILE => Err(too_large(len)),
+        _ => Ok(bytes),
+    }
+}
+
+/// An [`Error::Io`] about `path`.
+pub(crate) fn io_error(path: &Path) -> impl Fn(std::io::Error) -> Error {
+    move |source| Error::Io { file: path.into(), source }
+}
+
+/// Opens a regular file; others are refused before `open`, which would wait for the writer of a pipe.
+fn open(path: &Path) -> Result<File, Error> {
+    if !fs::metadata(path).map_err(io_error(path))?.is_file() {
+        return Err(Error::UnknownInput { file: path.into() });
+    }
+    File::open(path).map_err(io_error(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(map(folder.path()), Err(Error::UnknownInput { .. })));
+        let missing = folder.path().join("missing");
+        assert!(matches!(map(&missing), Err(Error::Io { file, .. }) if file == missing));
+    }
+
+    #[test]
+    fn a_huge_file_is_not_read_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("huge");
+        File::create(&path).unwrap().set_len(MAX_WHOLE_FILE + 1).unwrap();
+        assert!(matches!(read_whole(&path, "text"), Err(Error::TooLarge { what: "text", .. })));
+    }
+}

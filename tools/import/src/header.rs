@@ -1,0 +1,281 @@
+//! The safetensors header: bytes -> checked tensor entries.
+//!
+//! ```text
+//! u64 length | JSON of that length, padded with spaces | data
+//! {"__metadata__": {key: text}, name: {"dtype": "F16", "shape": [2, 3], "data_offsets": [0, 12]}, ...}
+//! ```
+//!
+//! Offsets count from the end of the header. The `safetensors` crate's own reader keeps the last of two equal
+//! keys, ignores unknown fields, and adds up offsets without an overflow check, so the header is read here,
+//! and strictly: what this module accepts the crate accepts too, with the same result.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+
+use ccq::format::Dtype;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+
+use crate::error::{Error, NameProblem};
+
+/// The longest header read, the limit of the safetensors crate.
+const MAX_HEADER: u64 = 100_000_000;
+/// The most dimensions of a tensor.
+const MAX_DIMENSIONS: usize = 32;
+/// The key of the metadata object.
+const METADATA: &str = "__metadata__";
+
+/// What a safetensors file holds.
+#[derive(Debug)]
+pub(crate) struct Contents {
+    /// In the order of their data.
+    pub tensors: Vec<Entry>,
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// A tensor of a safetensors file.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub name: String,
+    pub dtype: Dtype,
+    pub shape: Vec<u64>,
+    /// Its bytes, counted from the start of the file and within it.
+    pub range: Range<usize>,
+}
+
+/// Reads the header of `file`, whose bytes are `bytes`, and checks everything but the weights.
+pub(crate) fn read(file: &Path, bytes: &[u8]) -> Result<Contents, Error> {
+    let (json, data_start) = split(file, bytes)?;
+    let header: Header =
+        serde_json::from_slice(json).map_err(|source| Error::Header { file: file.into(), source })?;
+    let metadata = unique_metadata(file, header.metadata)?;
+    refuse_duplicates(file, &header.tensors)?;
+
+    let data_len = bytes.len().saturating_sub(data_start) as u64;
+    let mut tensors = header
+        .tensors
+        .into_iter()
+        .map(|(name, info)| checked(file, name, info, data_start, data_len))
+        .collect::<Result<Vec<_>, _>>()?;
+    tensors.sort_by_key(|tensor| (tensor.range.start, tensor.range.end));
+    refuse_gaps(file, &tensors, data_start, bytes.len())?;
+    Ok(Contents { tensors, metadata })
+}
+
+/// The JSON text, and where the data begins.
+fn split<'a>(file: &Path, bytes: &'a [u8]) -> Result<(&'a [u8], usize), Error> {
+    let found = bytes.len() as u64;
+    let truncated = |expected| Error::Truncated { file: file.into(), expected, found };
+    let (prefix, rest) = bytes.split_first_chunk::<8>().ok_or_else(|| truncated(8))?;
+    let len = u64::from_le_bytes(*prefix);
+    if len > MAX_HEADER {
+        let what = "header";
+        return Err(Error::TooLarge { file: file.into(), what, limit: MAX_HEADER, found: len });
+    }
+    let end = len.saturating_add(8);
+    let json = usize::try_from(len).ok().and_then(|len| rest.get(..len)).ok_or_else(|| truncated(end))?;
+    match json.first() {
+        Some(b'{') => Ok((json, json.len().saturating_add(8))),
+        first => Err(Error::HeaderStart { file: file.into(), found: first.map(|&byte| byte.into()) }),
+    }
+}
+
+fn unique_metadata(
+    file: &Path,
+    pairs: Vec<Vec<(String, String)>>,
+) -> Result<BTreeMap<String, String>, Error> {
+    let duplicate = |key: &str| Error::DuplicateMetadata { file: file.into(), key: key.into() };
+    let mut objects = pairs.into_iter();
+    let mut unique = BTreeMap::new();
+    for (key, value) in objects.next().unwrap_or_default() {
+        if unique.contains_key(&key) {
+            return Err(duplicate(&key));
+        }
+        unique.insert(key, value);
+    }
+    match objects.next() {
+        None => Ok(unique),
+        Some(_) => Err(duplicate(METADATA)),
+    }
+}
+
+fn refuse_duplicates(file: &Path, tensors: &[(String, Info)]) -> Result<(), Error> {
+    let mut names: Vec<&str> = tensors.iter().map(|(name, _)| name.as_str()).collect();
+    names.sort_unstable();
+    let twice = names.windows(2).find_map(|pair| match pair {
+        [first, second] if first == second => Some(*first),
+        _ => None,
+    });
+    match twice {
+        None => Ok(()),
+        Some(name) => Err(Error::DuplicateTensor { file: file.into(), tensor: name.into() }),
+    }
+}
+
+/// One tensor, checked by itself.
+fn checked(file: &Path, name: String, info: Info, data_start: usize, data_len: u64) -> Result<Entry, Error> {
+    let path = || file.to_path_buf();
+    if let Some(problem) = name_problem(&name) {
+        return Err(Error::BadName { file: path(), tensor: name, problem });
+    }
+    let Some(dtype) = Dtype::from_name(&info.dtype) else {
+        return Err(Error::UnknownDtype { file: path(), tensor: name, found: info.dtype });
+    };
+    let Shape { dimensions: shape, count } = info.shape;
+    if count > shape.len() as u64 {
+        let limit = MAX_DIMENSIONS;
+        return Err(Error::TooManyDimensions { file: path(), tensor: name, limit, found: count });
+    }
+    let Some(expected) = dtype.tensor_bytes(&shape) else {
+        return Err(Error::BadShape { file: path(), tensor: name, dtype, shape });
+    };
+    let (begin, end) = info.data_offsets;
+    let found = match end.checked_sub(begin) {
+        Some(found) if end <= data_len => found,
+        _ => return Err(Error::OutOfBounds { file: path(), tensor: name, begin, end, data: data_len }),
+    };
+    if found != expected {
+        return Err(Error::SizeMismatch { file: path(), tensor: name, dtype, shape, expected, found });
+    }
+    let position = |offset: u64| usize::try_from(offset).ok()?.checked_add(data_start);
+    match (position(begin), position(end)) {
+        (Some(start), Some(end)) => Ok(Entry { name, dtype, shape, range: start..end }),
+        _ => Err(Error::OutOfBounds { file: path(), tensor: name, begin, end, data: data_len }),
+    }
+}
+
+fn name_problem(name: &str) -> Option<NameProblem> {
+    if name.is_empty() {
+        Some(NameProblem::Empty)
+    } else if name.chars().any(char::is_control) {
+        Some(NameProblem::ControlCharacter)
+    } else {
+        None
+    }
+}
+
+/// Tensors sorted by their data must cover all of it, one after the other.
+fn refuse_gaps(file: &Path, tensors: &[Entry], data_start: usize, file_len: usize) -> Result<(), Error> {
+    let offset = |position: usize| position.saturating_sub(data_start) as u64;
+    let mut end = data_start;
+    for tensor in tensors {
+        if tensor.range.start != end {
+            return Err(Error::Gap {
+                file: file.into(),
+                tensor: tensor.name.clone(),
+                expected: offset(end),
+                found: offset(tensor.range.start),
+            });
+        }
+        end = tensor.range.end;
+    }
+    match end == file_len {
+        true => Ok(()),
+        false => {
+            let (expected, found) = (offset(end), offset(file_len));
+            Err(Error::TrailingBytes { file: file.into(), expected, found })
+        }
+    }
+}
+
+/// The header as written: duplicates are still there.
+#[derive(Default)]
+struct Header {
+    tensors: Vec<(String, Info)>,
+    metadata: Vec<Vec<(String, String)>>,
+}
+
+/// A tensor as written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Info {
+    dtype: String,
+    shape: Shape,
+    data_offsets: (u64, u64),
+}
+
+/// At most [`MAX_DIMENSIONS`] dimensions, and how many were written.
+struct Shape {
+    dimensions: Vec<u64>,
+    count: u64,
+}
+
+/// A JSON object as its pairs, duplicates included.
+pub(crate) struct Pairs(pub Vec<(String, String)>);
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Tensors;
+        impl<'de> Visitor<'de> for Tensors {
+            type Value = Header;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of tensors")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
+                let mut header = Header::default();
+                while let Some(name) = map.next_key::<String>()? {
+                    let within = |error| A::Error::custom(format_args!("tensor {name:?}: {error}"));
+                    if name == METADATA {
+                        header.metadata.push(map.next_value::<Pairs>()?.0);
+                    } else {
+                        let info = map.next_value().map_err(within)?;
+                        header.tensors.push((name, info));
+                    }
+                }
+                Ok(header)
+            }
+        }
+        deserializer.deserialize_map(Tensors)
+    }
+}
+
+impl<'de> Deserialize<'de> for Shape {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Dimensions;
+        impl<'de> Visitor<'de> for Dimensions {
+            type Value = Shape;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array of dimensions")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Shape, A::Error> {
+                let mut shape = Shape { dimensions: Vec::new(), count: 0 };
+                while let Some(dimension) = sequence.next_element()? {
+                    shape.count = shape.count.saturating_add(1);
+                    if shape.dimensions.len() < MAX_DIMENSIONS {
+                        shape.dimensions.push(dimension);
+                    }
+                }
+                Ok(shape)
+            }
+        }
+        deserializer.deserialize_seq(Dimensions)
+    }
+}
+
+impl<'de> Deserialize<'de> for Pairs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Texts;
+        impl<'de> Visitor<'de> for Texts {
+            type Value = Pairs;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of strings")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        deserializer.deserialize_map(Texts)
+    }
+}
