@@ -17,7 +17,7 @@ use core::fmt;
 
 /// The largest number of segments a code description can hold.
 pub const MAX_SEGMENTS: usize = 4;
-/// The largest number of states a word can hold: sixteen segments' worth of one bit each.
+/// The largest number of states a word can hold: sixteen of one bit each.
 pub const MAX_STATES: usize = 16;
 /// Rows of the code plane start at multiples of this many bytes (spec, clause 5.4).
 pub const ROW_ALIGN: u64 = 16;

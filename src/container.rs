@@ -1,9 +1,8 @@
 //! An open container: an [`Index`] and the bytes of its file.
 
-use alloc::vec::Vec;
 use core::ops::Range;
 #[cfg(feature = "std")]
-use std::{fs::File, io::Read, path::Path};
+use std::{fs::File, io::Read, path::Path, vec::Vec};
 
 use crate::codec::{Matrix, Planes, SizeError};
 use crate::format::{BlobInfo, Encoding, Error, Index, Limits, Plane, PlaneKind, TensorInfo, verify};

@@ -4,7 +4,7 @@ use core::ops::Range;
 
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
-use super::error::{Error, LayoutFault, Place};
+use super::error::{At, Error, LayoutFault, Place};
 
 /// The front of a file and the length of the whole.
 #[derive(Clone, Copy)]
@@ -28,7 +28,7 @@ impl<'a> Front<'a> {
     where
         T: FromBytes + KnownLayout + Immutable + Unaligned,
     {
-        let end = end_of(what, offset, size_of::<T>() as u64, &Place::byte(offset))?;
+        let end = end_of(what, offset, size_of::<T>() as u64, At::byte(offset))?;
         let bytes = self.range(what, offset, end)?;
         T::ref_from_bytes(bytes).map_err(|_| Error::Truncated {
             what,
@@ -59,8 +59,8 @@ pub(super) fn usize_range(start: u64, end: u64) -> Option<Range<usize>> {
 }
 
 /// `offset + len`.
-pub(super) fn end_of(what: &'static str, offset: u64, len: u64, at: &Place) -> Result<u64, Error> {
-    offset.checked_add(len).ok_or_else(|| Error::Overflow { what, at: at.clone() })
+pub(super) fn end_of(what: &'static str, offset: u64, len: u64, at: At<'_>) -> Result<u64, Error> {
+    offset.checked_add(len).ok_or_else(|| Error::Overflow { what, at: at.into() })
 }
 
 /// Fails with `Padding` at the first byte that is not zero.
@@ -74,7 +74,7 @@ pub(super) fn check_zeros(bytes: &[u8], what: &'static str, start: u64, name: &s
 /// A range declared in the file, and the place it must have.
 pub(super) struct Placement<'a> {
     pub what: &'static str,
-    pub at: &'a Place,
+    pub at: At<'a>,
     pub offset: u64,
     pub len: u64,
     /// End of what stands before it.
@@ -88,12 +88,12 @@ impl Placement<'_> {
     /// The end of the range, if it stands exactly where it must (spec, clauses 3.6 and 5.2).
     pub fn check(self) -> Result<u64, Error> {
         let Self { what, at, offset, len, position, align, bounds } = self;
-        let overflow = || Error::Overflow { what, at: at.clone() };
+        let overflow = || Error::Overflow { what, at: at.into() };
         let end = end_of(what, offset, len, at)?;
         let expected = position.checked_next_multiple_of(align).ok_or_else(overflow)?;
         if offset < bounds.start || end > bounds.end {
             let (low, high) = (bounds.start, bounds.end);
-            return Err(Error::OutOfBounds { what, at: at.clone(), start: offset, end, low, high });
+            return Err(Error::OutOfBounds { what, at: at.into(), start: offset, end, low, high });
         }
         let fault = if !offset.is_multiple_of(align) {
             LayoutFault::Misaligned
@@ -104,6 +104,6 @@ impl Placement<'_> {
         } else {
             return Ok(end);
         };
-        Err(Error::Layout { what, at: at.clone(), fault, expected, found: offset })
+        Err(Error::Layout { what, at: at.into(), fault, expected, found: offset })
     }
 }

@@ -1,9 +1,9 @@
 //! Encoding and code record <-> [`Encoding`] (spec, clauses 4.5 to 4.7), and the planes that follow from it.
 
 use super::dtype::{Dtype, element_count};
-use super::error::{EncodingFault, Error, Feature, Place, ShapeFault};
+use super::error::{At, EncodingFault, Error, Feature, ShapeFault};
 use super::layout::{CodeRecord, ENCODING_CODED, ENCODING_RAW, PlaneKind, TensorRecord};
-use crate::code::{Cluster, Code, CodeError, LocalScale, MAX_SEGMENTS, Segment};
+use crate::code::{Cluster, Code, CodeError, LocalScale, Segment};
 
 /// How a tensor's values are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,10 +49,10 @@ impl Encoding {
         &self,
         shape: &[u64],
         dtype: Dtype,
-        at: &Place,
+        at: At<'_>,
     ) -> Result<impl Iterator<Item = PlaneShape> + Clone + use<>, Error> {
-        let overflow = |what| Error::Overflow { what, at: at.clone() };
-        let bad_shape = |fault| Error::BadShape { at: at.clone(), fault };
+        let overflow = |what| Error::Overflow { what, at: at.into() };
+        let bad_shape = |fault| Error::BadShape { at: at.into(), fault };
         let elements = element_count(shape).ok_or_else(|| overflow("the product of the dimensions"))?;
         let plane = |kind, len, row_stride| PlaneShape { kind, len, row_stride };
         let none = plane(PlaneKind::Raw, 0, 0);
@@ -88,22 +88,22 @@ impl Encoding {
     }
 
     /// Reads the encoding fields of a tensor record.
-    pub(super) fn from_record(record: &TensorRecord, at: &Place) -> Result<Self, Error> {
+    pub(super) fn from_record(record: &TensorRecord, at: At<'_>) -> Result<Self, Error> {
         match record.encoding.get() {
             ENCODING_RAW => {
                 let is_zero = zerocopy::IntoBytes::as_bytes(&record.code).iter().all(|&byte| byte == 0);
-                if is_zero { Ok(Self::Raw) } else { Err(Error::Reserved { at: at.clone() }) }
+                if is_zero { Ok(Self::Raw) } else { Err(Error::Reserved { at: at.into() }) }
             }
             ENCODING_CODED => parse_code(&record.code, at).map(Self::Coded),
-            _ => Err(Error::UnsupportedFeature { feature: Feature::Encoding, at: at.clone() }),
+            _ => Err(Error::UnsupportedFeature { feature: Feature::Encoding, at: at.into() }),
         }
     }
 }
 
-fn parse_code(record: &CodeRecord, at: &Place) -> Result<Code, Error> {
-    let bad = |fault| Error::BadEncoding { at: at.clone(), fault };
+fn parse_code(record: &CodeRecord, at: At<'_>) -> Result<Code, Error> {
+    let bad = |fault| Error::BadEncoding { at: at.into(), fault };
     if record.reserved != [0; 5] {
-        return Err(Error::Reserved { at: at.clone() });
+        return Err(Error::Reserved { at: at.into() });
     }
     let segments = record.segments.map(|[state_bits, states, shift]| Segment { state_bits, states, shift });
     let count = usize::from(record.segment_count);
@@ -130,7 +130,7 @@ fn parse_code(record: &CodeRecord, at: &Place) -> Result<Code, Error> {
     Code::new(used, record.word_bits, record.group_size.get(), local_scale, cluster).map_err(|error| {
         match error {
             CodeError::GroupSize(size) => {
-                Error::BadShape { at: at.clone(), fault: ShapeFault::GroupSize(size) }
+                Error::BadShape { at: at.into(), fault: ShapeFault::GroupSize(size) }
             }
             error => bad(EncodingFault::Code(error)),
         }
@@ -140,7 +140,7 @@ fn parse_code(record: &CodeRecord, at: &Place) -> Result<Code, Error> {
 #[cfg(feature = "std")]
 #[allow(clippy::cast_possible_truncation)] // a code's fields fit their records: at most 4, 16 and 128
 fn code_record(code: &Code) -> CodeRecord {
-    let mut segments = [[0; 3]; MAX_SEGMENTS];
+    let mut segments = [[0; 3]; crate::code::MAX_SEGMENTS];
     for (stored, segment) in segments.iter_mut().zip(code.segments()) {
         *stored = [segment.state_bits, segment.states, segment.shift];
     }

@@ -210,6 +210,25 @@ impl Place {
     }
 }
 
+/// A [`Place`] that borrows its name, so that nothing is allocated while all is well.
+#[derive(Clone, Copy)]
+pub(super) struct At<'a> {
+    pub offset: u64,
+    pub name: &'a str,
+}
+
+impl At<'_> {
+    pub const fn byte(offset: u64) -> Self {
+        Self { offset, name: "" }
+    }
+}
+
+impl From<At<'_>> for Place {
+    fn from(at: At<'_>) -> Self {
+        Self::named(at.offset, at.name)
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.name.is_empty() {

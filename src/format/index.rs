@@ -13,7 +13,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::cursor::{Front, Placement, take_records};
 use super::dtype::Dtype;
 use super::encoding::{Encoding, rows_and_features};
-use super::error::{Error, Feature, LayoutFault, MagicHint, Place, ShardFault};
+use super::error::{At, Error, Feature, LayoutFault, MagicHint, Place, ShardFault};
 use super::layout::{
     BlobRecord, Header, MAGIC, PlaneKind, PlaneRecord, SECTION_ALIGN, SECTION_IGNORABLE, SectionKind,
     SectionRecord, TensorRecord, VERSION, chunk_count,
@@ -155,9 +155,11 @@ impl Index {
             let index = section(SectionKind::Index).unwrap_or(metadata_section);
             length_error("index", Place::byte(index.offset), index.len, 0)
         })?;
+        let dims: Vec<u64> = records.dims.iter().map(|dimension| dimension.get()).collect();
         let parsed = Parser {
             limits,
             records: &records,
+            dims: &dims,
             index_offset: section(SectionKind::Index)?.offset,
             strings: bytes(SectionKind::Strings)?,
             strings_offset: section(SectionKind::Strings)?.offset,
@@ -171,7 +173,7 @@ impl Index {
             version: (header.major.get(), header.minor.get()),
             shard: check_shard(header)?,
             names: parsed.names,
-            dims: parsed.dims,
+            dims,
             tensors: parsed.tensors,
             blobs: parsed.blobs,
             planes: parsed.planes,
@@ -400,29 +402,29 @@ fn check_sections(front: Front<'_>, header: &Header) -> Result<Vec<Section>, Err
     let mut position = header_len;
     for (i, record) in records.iter().enumerate() {
         let record_offset = (i as u64).saturating_mul(SECTION_LEN).saturating_add(HEADER_LEN);
-        let at = Place::byte(record_offset);
+        let at = At::byte(record_offset);
         let (kind, flags) = (record.kind.get(), record.flags.get());
         if record.reserved.get() != 0 || flags & !SECTION_IGNORABLE != 0 {
-            return Err(Error::Reserved { at });
+            return Err(Error::Reserved { at: at.into() });
         }
         let known = SectionKind::ALL.into_iter().find(|known| *known as u32 == kind);
         match known {
             None if flags & SECTION_IGNORABLE == 0 => {
-                return Err(Error::UnsupportedFeature { feature: Feature::Section, at });
+                return Err(Error::UnsupportedFeature { feature: Feature::Section, at: at.into() });
             }
             None => {}
-            Some(_) if flags != 0 => return Err(Error::Reserved { at }),
+            Some(_) if flags != 0 => return Err(Error::Reserved { at: at.into() }),
             Some(kind) if due.next_if_eq(&kind).is_some() => {}
             Some(_) => {
                 let expected = due.peek().map_or(0, |kind| *kind as u32).into();
                 let (what, fault) = ("section", LayoutFault::Unsorted);
-                return Err(Error::Layout { what, at, fault, expected, found: kind.into() });
+                return Err(Error::Layout { what, at: at.into(), fault, expected, found: kind.into() });
             }
         }
         let (offset, len, crc) = (record.offset.get(), record.len.get(), record.crc.get());
         position = Placement {
             what: "section",
-            at: &at,
+            at,
             offset,
             len,
             position,
@@ -431,7 +433,7 @@ fn check_sections(front: Front<'_>, header: &Header) -> Result<Vec<Section>, Err
         }
         .check()?;
         if known == Some(SectionKind::Payload) && crc != 0 {
-            return Err(Error::Reserved { at });
+            return Err(Error::Reserved { at: at.into() });
         }
         sections.push(Section { kind: known, offset, len, crc });
     }
@@ -495,7 +497,7 @@ pub(super) fn check_limit(what: &'static str, found: u64, limit: u64) -> Result<
     if found > limit { Err(Error::LimitExceeded { what, limit, found }) } else { Ok(()) }
 }
 
-fn check_crc(section: &'static str, expected: u32, found: u32) -> Result<(), Error> {
+pub(super) fn check_crc(section: &'static str, expected: u32, found: u32) -> Result<(), Error> {
     if found == expected { Ok(()) } else { Err(Error::Checksum { section, expected, found }) }
 }
 

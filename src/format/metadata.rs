@@ -7,7 +7,7 @@ use core::ops::Range;
 use zerocopy::FromBytes;
 
 use super::cursor::check_zeros;
-use super::error::{Error, MetadataFault, NameFault, Place};
+use super::error::{Error, MetadataFault, Place};
 use super::layout::{METADATA_ALIGN, MetadataRecord};
 use super::limits::Limits;
 use super::name::check_name;
@@ -35,7 +35,8 @@ pub const KNOWN_STRING_KEYS: [&str; 2] = ["ccq.producer", "ccq.recipe"];
 
 impl Value<'_> {
     /// The identifier stored in an entry.
-    pub(super) const fn type_id(&self) -> u32 {
+    #[cfg(feature = "std")]
+    const fn type_id(&self) -> u32 {
         match self {
             Self::Bool(_) => 1,
             Self::U64(_) => 2,
@@ -48,7 +49,7 @@ impl Value<'_> {
 
     /// Appends the stored form.
     #[cfg(feature = "std")]
-    pub(super) fn write(&self, out: &mut Vec<u8>) {
+    fn write(&self, out: &mut Vec<u8>) {
         match self {
             Self::Bool(value) => out.push((*value).into()),
             Self::U64(value) => out.extend_from_slice(&value.to_le_bytes()),
@@ -166,10 +167,9 @@ pub(super) fn write_section(entries: &[(&str, Value<'_>)]) -> Result<Vec<u8>, Er
         })?;
         let mut stored = Vec::new();
         value.write(&mut stored);
-        let key_len = u32::try_from(key.len())
-            .map_err(|_| Error::BadName { at: Place::named(0, key), fault: NameFault::Empty })?;
         let record = MetadataRecord {
-            key_len: key_len.into(),
+            // A name is at most 1024 bytes.
+            key_len: u32::try_from(key.len()).unwrap_or(u32::MAX).into(),
             value_type: value.type_id().into(),
             value_len: (stored.len() as u64).into(),
         };

@@ -12,7 +12,7 @@ use zerocopy::little_endian::U64;
 use super::cursor::{Placement, end_of, take_records, usize_range};
 use super::dtype::Dtype;
 use super::encoding::{Encoding, PlaneShape};
-use super::error::{EncodingFault, Error, Feature, LayoutFault, NameFault, Place, ShapeFault};
+use super::error::{At, EncodingFault, Error, Feature, LayoutFault, NameFault, Place, ShapeFault};
 use super::index::{Plane, Section, TensorEntry, check_limit, length_error};
 use super::layout::{
     BlobRecord, Header, LARGE_PLANE, PLANE_ALIGN, PlaneKind, PlaneRecord, SECTION_ALIGN, TensorRecord,
@@ -26,7 +26,7 @@ pub(super) struct Records<'a> {
     tensors: &'a [TensorRecord],
     planes: &'a [PlaneRecord],
     blobs: &'a [BlobRecord],
-    dims: &'a [U64],
+    pub dims: &'a [U64],
 }
 
 impl<'a> Records<'a> {
@@ -44,7 +44,6 @@ impl<'a> Records<'a> {
 /// What the index section and the strings hold, once they are known to fit each other.
 pub(super) struct Parsed {
     pub names: Box<str>,
-    pub dims: Vec<u64>,
     pub tensors: Vec<TensorEntry>,
     pub blobs: Vec<Range<usize>>,
     pub planes: Vec<Plane>,
@@ -54,6 +53,8 @@ pub(super) struct Parsed {
 pub(super) struct Parser<'a> {
     pub limits: &'a Limits,
     pub records: &'a Records<'a>,
+    /// The dimensions of `records`.
+    pub dims: &'a [u64],
     pub index_offset: u64,
     pub strings: &'a [u8],
     pub strings_offset: u64,
@@ -80,11 +81,11 @@ impl Parser<'_> {
             let offset = record_offset(self.index_offset, 0, size_of::<TensorRecord>(), i);
             let (name, bytes) =
                 self.name(&mut progress, offset, &record.name_offset, record.name_len.get())?;
-            check_name(bytes, offset, self.limits)?;
+            let text = check_name(bytes, offset, self.limits)?;
             check_ascending(previous, bytes, offset)?;
             previous = bytes;
-            let at = Place::named(offset, core::str::from_utf8(bytes).unwrap_or_default());
-            tensors.push(self.tensor(&mut progress, &mut planes, record, name, &at)?);
+            let at = At { offset, name: text };
+            tensors.push(self.tensor(&mut progress, &mut planes, record, name, at)?);
         }
         let mut blobs = Vec::with_capacity(self.records.blobs.len());
         previous = &[];
@@ -96,13 +97,13 @@ impl Parser<'_> {
             }
             let (name, bytes) =
                 self.name(&mut progress, offset, &record.name_offset, record.name_len.get())?;
-            check_blob_name(bytes, offset, self.limits)?;
+            let text = check_blob_name(bytes, offset, self.limits)?;
             check_ascending(previous, bytes, offset)?;
             previous = bytes;
-            let at = Place::named(offset, core::str::from_utf8(bytes).unwrap_or_default());
-            check_running("plane of a blob", &at, progress.plane as u64, record.plane.get())?;
-            let plane = self.plane(&mut progress, &at, PlaneKind::Blob)?;
-            check_stride(&plane, 0, &at)?;
+            let at = At { offset, name: text };
+            check_running("plane of a blob", at, progress.plane as u64, record.plane.get())?;
+            let plane = self.plane(&mut progress, at, PlaneKind::Blob)?;
+            check_stride(&plane, 0, at)?;
             planes.push(plane);
             blobs.push(name);
         }
@@ -111,8 +112,7 @@ impl Parser<'_> {
             at: Place::byte(self.strings_offset),
             fault: NameFault::NotUtf8,
         })?;
-        let dims = self.records.dims.iter().map(|dimension| dimension.get()).collect();
-        Ok(Parsed { names: names.into(), dims, tensors, blobs, planes })
+        Ok(Parsed { names: names.into(), tensors, blobs, planes })
     }
 
     /// The next name of the strings section.
@@ -123,16 +123,16 @@ impl Parser<'_> {
         name_offset: &U64,
         name_len: u32,
     ) -> Result<(Range<usize>, &[u8]), Error> {
-        let at = Place::byte(offset);
+        let at = At::byte(offset);
         let (start, len) = (name_offset.get(), u64::from(name_len));
-        let end = end_of("name", start, len, &at)?;
+        let end = end_of("name", start, len, at)?;
         let range = usize_range(start, end);
         let Some((range, bytes)) = range.and_then(|range| Some((range.clone(), self.strings.get(range)?)))
         else {
             let high = self.strings.len() as u64;
-            return Err(Error::OutOfBounds { what: "name", at, start, end, low: 0, high });
+            return Err(Error::OutOfBounds { what: "name", at: at.into(), start, end, low: 0, high });
         };
-        check_running("name", &at, progress.name, start)?;
+        check_running("name", at, progress.name, start)?;
         progress.name = end;
         Ok((range, bytes))
     }
@@ -143,17 +143,17 @@ impl Parser<'_> {
         planes: &mut Vec<Plane>,
         record: &TensorRecord,
         name: Range<usize>,
-        at: &Place,
+        at: At<'_>,
     ) -> Result<TensorEntry, Error> {
         let (dims, shape) = self.shape(progress, record, at)?;
         let dtype = Dtype::from_id(record.dtype.get())
-            .ok_or_else(|| Error::UnsupportedFeature { feature: Feature::Dtype, at: at.clone() })?;
+            .ok_or_else(|| Error::UnsupportedFeature { feature: Feature::Dtype, at: at.into() })?;
         let encoding = Encoding::from_record(record, at)?;
-        let due = encoding.planes(&shape, dtype, at)?;
+        let due = encoding.planes(shape, dtype, at)?;
         let (expected, found) = (due.clone().count() as u64, u64::from(record.plane_count.get()));
         if expected != found {
             let fault = EncodingFault::Planes { expected, found };
-            return Err(Error::BadEncoding { at: at.clone(), fault });
+            return Err(Error::BadEncoding { at: at.into(), fault });
         }
         check_running("first plane of a tensor", at, progress.plane as u64, record.first_plane.get())?;
         let first_plane = progress.plane;
@@ -170,48 +170,48 @@ impl Parser<'_> {
         &self,
         progress: &mut Progress,
         record: &TensorRecord,
-        at: &Place,
-    ) -> Result<(Range<usize>, Vec<u64>), Error> {
+        at: At<'_>,
+    ) -> Result<(Range<usize>, &[u64]), Error> {
         let (first, rank) = (record.first_dim.get(), u64::from(record.rank.get()));
         check_limit("dimensions of a tensor", rank, self.limits.rank)?;
         let end = end_of("dimensions", first, rank, at)?;
         let range = usize_range(first, end);
         let Some((range, dims)) =
-            range.and_then(|range| Some((range.clone(), self.records.dims.get(range)?)))
+            range.and_then(|range| Some((range.clone(), self.dims.get(range)?)))
         else {
-            let (what, high) = ("dimensions", self.records.dims.len() as u64);
-            return Err(Error::OutOfBounds { what, at: at.clone(), start: first, end, low: 0, high });
+            let (what, high) = ("dimensions", self.dims.len() as u64);
+            return Err(Error::OutOfBounds { what, at: at.into(), start: first, end, low: 0, high });
         };
         check_running("dimensions", at, progress.dim as u64, first)?;
         progress.dim = range.end;
-        Ok((range, dims.iter().map(|dimension| dimension.get()).collect()))
+        Ok((range, dims))
     }
 
     /// The next plane, which must be of that kind and stand right after the one before it.
-    fn plane(&self, progress: &mut Progress, owner: &Place, kind: PlaneKind) -> Result<Plane, Error> {
+    fn plane(&self, progress: &mut Progress, owner: At<'_>, kind: PlaneKind) -> Result<Plane, Error> {
         let before = size_of_val(self.records.tensors);
         let offset = record_offset(self.index_offset, before, size_of::<PlaneRecord>(), progress.plane);
-        let at = Place { offset, name: owner.name.clone() };
+        let at = At { offset, name: owner.name };
         let record = self.records.planes.get(progress.plane).ok_or_else(|| {
             let (expected, found) = (progress.plane as u64, self.records.planes.len() as u64);
             let fault = EncodingFault::Planes { expected: expected.saturating_add(1), found };
-            Error::BadEncoding { at: at.clone(), fault }
+            Error::BadEncoding { at: at.into(), fault }
         })?;
         if record.reserved.get() != 0 {
-            return Err(Error::Reserved { at });
+            return Err(Error::Reserved { at: at.into() });
         }
         let (expected, found) = (kind as u32, record.kind.get());
         if !(PlaneKind::Code as u32..=PlaneKind::Blob as u32).contains(&found) {
-            return Err(Error::UnsupportedFeature { feature: Feature::Plane, at });
+            return Err(Error::UnsupportedFeature { feature: Feature::Plane, at: at.into() });
         }
         if expected != found {
-            return Err(Error::BadEncoding { at, fault: EncodingFault::PlaneKind { expected, found } });
+            return Err(Error::BadEncoding { at: at.into(), fault: EncodingFault::PlaneKind { expected, found } });
         }
         let (offset, len) = (record.offset.get(), record.len.get());
         let payload_end = self.payload.offset.saturating_add(self.payload.len);
         progress.payload = Placement {
             what: "plane",
-            at: &at,
+            at,
             offset,
             len,
             position: progress.payload,
@@ -219,7 +219,7 @@ impl Parser<'_> {
             bounds: self.payload.offset..payload_end,
         }
         .check()?;
-        check_running("first checksum of a plane", &at, progress.chunk, record.first_chunk.get())?;
+        check_running("first checksum of a plane", at, progress.chunk, record.first_chunk.get())?;
         let first_chunk = usize::try_from(progress.chunk).unwrap_or(usize::MAX);
         progress.chunk = progress.chunk.saturating_add(chunk_count(len));
         progress.plane = progress.plane.saturating_add(1);
@@ -232,7 +232,7 @@ impl Parser<'_> {
         let checksums = progress.chunk.saturating_mul(size_of::<u32>() as u64);
         for (what, offset, expected, found) in [
             ("strings", self.strings_offset, progress.name, self.strings.len() as u64),
-            ("dimensions", self.index_offset, progress.dim as u64, self.records.dims.len() as u64),
+            ("dimensions", self.index_offset, progress.dim as u64, self.dims.len() as u64),
             ("planes", self.index_offset, progress.plane as u64, self.records.planes.len() as u64),
             ("checksums", self.checksums.offset, checksums, self.checksums.len),
             ("payload", self.payload.offset, progress.payload, payload_end),
@@ -264,35 +264,35 @@ fn check_ascending(previous: &[u8], name: &[u8], offset: u64) -> Result<(), Erro
 }
 
 /// A position in a record equals what the records before it add up to.
-fn check_running(what: &'static str, at: &Place, expected: u64, found: u64) -> Result<(), Error> {
+fn check_running(what: &'static str, at: At<'_>, expected: u64, found: u64) -> Result<(), Error> {
     let fault = if found < expected { LayoutFault::Overlap } else { LayoutFault::Hole };
     if found == expected {
         return Ok(());
     }
-    Err(Error::Layout { what, at: at.clone(), fault, expected, found })
+    Err(Error::Layout { what, at: at.into(), fault, expected, found })
 }
 
 /// A plane has the length and the stride that its tensor calls for.
-fn check_plane(plane: &Plane, due: PlaneShape, at: &Place) -> Result<(), Error> {
+fn check_plane(plane: &Plane, due: PlaneShape, at: At<'_>) -> Result<(), Error> {
     let (expected, found) = (due.len, plane.len);
     if expected != found {
         return Err(match due.kind {
             PlaneKind::Code | PlaneKind::Raw => {
-                Error::BadShape { at: at.clone(), fault: ShapeFault::PlaneLength { expected, found } }
+                Error::BadShape { at: at.into(), fault: ShapeFault::PlaneLength { expected, found } }
             }
             kind => {
                 let fault = EncodingFault::PlaneSize { plane: kind.name(), expected, found };
-                Error::BadEncoding { at: at.clone(), fault }
+                Error::BadEncoding { at: at.into(), fault }
             }
         });
     }
     check_stride(plane, due.row_stride, at)
 }
 
-fn check_stride(plane: &Plane, expected: u64, at: &Place) -> Result<(), Error> {
+fn check_stride(plane: &Plane, expected: u64, at: At<'_>) -> Result<(), Error> {
     let found = plane.row_stride;
     if found == expected {
         return Ok(());
     }
-    Err(Error::BadEncoding { at: at.clone(), fault: EncodingFault::RowStride { expected, found } })
+    Err(Error::BadEncoding { at: at.into(), fault: EncodingFault::RowStride { expected, found } })
 }

@@ -4,7 +4,7 @@
 use super::cursor::{check_zeros, usize_range};
 use super::encoding::Encoding;
 use super::error::{Error, Place};
-use super::index::{Index, Plane, TensorInfo};
+use super::index::{Index, Plane, TensorInfo, check_crc};
 use super::layout::{CHUNK, PlaneKind};
 use crate::code::{Cluster, LocalScale};
 
@@ -52,16 +52,25 @@ pub fn chunks<'a>(index: &'a Index, file: &'a [u8]) -> impl Iterator<Item = Chun
     })
 }
 
-/// Checks the zeros between planes.
+/// Checks the sections that `open` skips, and the zeros between sections and between planes.
 ///
 /// # Errors
-/// `Padding`, naming the plane after it.
+/// `Checksum`; `Padding`, naming the plane after it.
 pub fn check_padding(index: &Index, file: &[u8]) -> Result<(), Error> {
+    let slice = |start, end| usize_range(start, end).and_then(|range| file.get(range)).unwrap_or_default();
+    let mut position = index.sections().first().map_or(0, |section| section.offset);
+    for section in index.sections() {
+        let (start, end) = (section.offset, section.offset.saturating_add(section.len));
+        check_zeros(slice(position, start), "padding before a section", position, "")?;
+        if section.kind.is_none() {
+            check_crc("ignorable section", section.crc, crc32fast::hash(slice(start, end)))?;
+        }
+        position = end;
+    }
     let mut position = None;
     for (name, plane) in owned_planes(index) {
         let start = position.unwrap_or(plane.offset);
-        let padding = usize_range(start, plane.offset).and_then(|range| file.get(range));
-        check_zeros(padding.unwrap_or_default(), "padding before a plane", start, name)?;
+        check_zeros(slice(start, plane.offset), "padding before a plane", start, name)?;
         position = Some(plane.end());
     }
     Ok(())

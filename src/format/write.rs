@@ -15,7 +15,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::cursor::usize_range;
 use super::dtype::Dtype;
 use super::encoding::Encoding;
-use super::error::{Error, Place};
+use super::error::{At, Error, Place};
 use super::index::{Index, Plane, Shard, header_crc};
 use super::layout::{
     BlobRecord, CHUNK, Header, MAGIC, PlaneKind, PlaneRecord, SECTION_ALIGN, SectionKind, SectionRecord,
@@ -70,8 +70,8 @@ impl Layout {
         let mut builder = FrontBuilder::default();
         let mut planes = Vec::new();
         for tensor in &tensors {
-            let at = Place::named(0, &tensor.name);
-            let due = tensor.encoding.planes(&tensor.shape, tensor.dtype, &at)?;
+            let at = At { offset: 0, name: &tensor.name };
+            let due = tensor.encoding.planes(&tensor.shape, tensor.dtype, at)?;
             builder.add_tensor(tensor, planes.len() as u64, due.clone().count());
             planes.extend(due.map(|plane| (plane.kind, plane.len, plane.row_stride)));
         }
