@@ -1,2 +1,32 @@
-//! placeholder
-fn main() {}
+//! `ccq-verify`: checks a `.ccq` file, alone or against the model it was made from.
+
+mod args;
+mod check;
+mod compare;
+mod failure;
+mod list;
+mod problem;
+mod report;
+
+use ccq_cli::Exit;
+use clap::Parser;
+
+use args::{Args, Command};
+
+fn main() -> Exit {
+    // Without the handler Ctrl-C ends the tool at once, which is as good.
+    let _ = ccq_cli::catch_interrupts();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // `--help` and `--version` come this way too; nobody can be told that the output is gone.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+        }
+    };
+    let done = match &args.command {
+        Some(Command::List(args)) => list::run(args),
+        None => check::run(&args.check),
+    };
+    done.unwrap_or_else(|failure| failure.report())
+}

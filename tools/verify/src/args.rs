@@ -1,0 +1,139 @@
+//! The command line.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Parser, Subcommand, builder::RangedU64ValueParser};
+
+const EXAMPLES: &str = "\
+Examples:
+  ccq-verify model.ccq
+      structure, every checksum, paddings and scales
+  ccq-verify model.ccq --source path/to/model
+      the same, then the error of every tensor against a model folder
+  ccq-verify layer.ccq --source layer.safetensors --max-error 0.12 --json
+      one JSON object; exit code 4 if a quantized tensor is worse
+  ccq-verify list model.ccq
+      what is in the file, from its index alone
+
+A file that is named `list` is given as ./list.
+
+Exit codes:
+  0    the file is valid, and agrees with the source where one is given
+  1    something could not be read, or the file disagrees with the source
+  2    the command line is wrong
+  3    the file, or the source, is damaged or not of its format
+  4    a quantized tensor's relative MSE exceeds --max-error
+  130  interrupted";
+
+const LIST_EXAMPLES: &str = "\
+Examples:
+  ccq-verify list model.ccq
+  ccq-verify list model.ccq --json | jq -r '.tensors[].name'
+
+Only the front of the file is read: a download that has just begun, or one with a damaged payload, is listed.";
+
+/// Checks a .ccq file: structure, checksums, and with --source the error of every tensor
+#[derive(Debug, Parser)]
+#[command(
+    name = "ccq-verify",
+    version,
+    after_help = EXAMPLES,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    disable_help_subcommand = true
+)]
+pub struct Args {
+    /// What to do instead of checking.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// What to check.
+    #[command(flatten)]
+    pub check: CheckArgs,
+}
+
+/// What the tool does besides checking.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List tensors, metadata and blobs; reads the index alone
+    #[command(after_help = LIST_EXAMPLES)]
+    List(ListArgs),
+}
+
+/// Arguments of the check.
+#[derive(Debug, clap::Args)]
+pub struct CheckArgs {
+    /// The container to check
+    #[arg(required = true)]
+    file: Option<PathBuf>,
+    /// The model it was made from: a .safetensors file, its index or a model folder
+    #[arg(long, value_name = "INPUT")]
+    pub source: Option<PathBuf>,
+    /// Print one JSON object; what is undefined is null
+    #[arg(long)]
+    pub json: bool,
+    /// Exit with code 4 if the relative MSE of a quantized tensor exceeds X
+    #[arg(long, value_name = "X", requires = "source", allow_negative_numbers = true, value_parser = max_error)]
+    pub max_error: Option<f64>,
+    /// Threads to use [default: all cores]
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
+    pub threads: Option<usize>,
+    /// Show no progress on standard error
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+impl CheckArgs {
+    /// The container; the parser sees to it that there is one.
+    pub fn file(&self) -> &Path {
+        self.file.as_deref().unwrap_or(Path::new(""))
+    }
+}
+
+/// Arguments of `list`.
+#[derive(Debug, clap::Args)]
+pub struct ListArgs {
+    /// The container to list
+    pub file: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn max_error(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
+        _ => Err("expected a finite number that is not negative, such as 0.12".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn list_is_a_command_unless_it_is_a_path() {
+        let args = Args::try_parse_from(["ccq-verify", "list", "a.ccq"]).unwrap();
+        assert!(matches!(args.command, Some(Command::List(list)) if list.file == Path::new("a.ccq")));
+        let args = Args::try_parse_from(["ccq-verify", "./list"]).unwrap();
+        assert_eq!((args.command.is_none(), args.check.file()), (true, Path::new("./list")));
+        assert!(Args::try_parse_from(["ccq-verify"]).is_err());
+        assert!(Args::try_parse_from(["ccq-verify", "list"]).is_err());
+        assert!(Args::try_parse_from(["ccq-verify", "--source", "b", "list", "a.ccq"]).is_err());
+    }
+
+    #[test]
+    fn thresholds_are_finite_and_not_negative() {
+        for (text, value) in [("0", 0.0), ("0.12", 0.12), ("1e-3", 1e-3)] {
+            assert_eq!(max_error(text), Ok(value));
+        }
+        for text in ["-1", "nan", "inf", "", "0,1", "-1e-9"] {
+            assert!(max_error(text).is_err(), "{text}");
+        }
+    }
+}

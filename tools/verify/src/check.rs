@@ -1,0 +1,150 @@
+//! The check: payload first, then, where there is a source, tensor by tensor against it.
+
+use ccq::Container;
+use ccq::format::Encoding;
+use ccq_cli::{Exit, Progress, interrupted, stdout_width};
+use ccq_import::{Model, SourceTensor};
+use ccq_quantize::ErrorStats;
+use rayon::ThreadPoolBuilder;
+use rayon::prelude::*;
+
+use crate::args::CheckArgs;
+use crate::compare::{Outcome, Source, compare};
+use crate::failure::{self, Failure, to_stdout};
+use crate::problem::{self, Kind, Problem};
+use crate::report::{Checksums, Report, TensorReport, significant};
+
+/// Checks the container, writes the report and names what is wrong.
+///
+/// # Errors
+/// Where there can be no report.
+pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
+    let file = args.file();
+    failure::open(file)?;
+    let container = Container::open(file).map_err(|error| Failure::container(file, &error))?;
+    let source = args.source.as_deref().map(Model::open).transpose();
+    let source = source.map_err(|error| Failure::source(&error))?;
+    let pool = ThreadPoolBuilder::new().num_threads(args.threads.unwrap_or(0)).build();
+    let pool = pool.map_err(|error| Failure::runtime(format!("starting threads: {error}")))?;
+
+    let progress = if args.json || args.quiet {
+        Progress::hidden()
+    } else {
+        Progress::new(work(&container, source.as_ref()))
+    };
+    let mut report = Report::new(file, args.source.as_deref(), container.index());
+    pool.install(|| {
+        check_payload(&container, &mut report, &progress)?;
+        match &source {
+            Some(source) if report.problems.is_empty() => {
+                check_against(&container, source, args.max_error, &mut report, &progress)
+            }
+            _ => Ok(()),
+        }
+    })?;
+    progress.finish();
+
+    to_stdout(|out| {
+        if args.json {
+            serde_json::to_writer(&mut *out, &report)?;
+            std::io::Write::write_all(out, b"\n")
+        } else {
+            report.write(out, stdout_width())
+        }
+    })?;
+    problem::name_all(file, args.source.as_deref(), &report.problems);
+    Ok(problem::exit(&report.problems))
+}
+
+/// Bytes to be read.
+fn work(container: &Container<'_>, source: Option<&Model>) -> u64 {
+    let payload = container.index().planes().iter().map(|plane| plane.len);
+    let weights = source.into_iter().flat_map(|source| {
+        let shared = source.tensors().iter().filter(|tensor| container.tensor(&tensor.name).is_some());
+        shared.map(|tensor| source.bytes(tensor).len() as u64)
+    });
+    payload.chain(weights).fold(0, u64::saturating_add)
+}
+
+/// Checksums in parallel, with paddings and values beside them.
+fn check_payload(container: &Container<'_>, report: &mut Report, progress: &Progress) -> Result<(), Failure> {
+    let chunks: Vec<_> = container.chunks().collect();
+    let checksums = || {
+        let check = |chunk: &ccq::format::verify::Chunk<'_>| {
+            if interrupted() {
+                return Err(Failure::Interrupted);
+            }
+            progress.work_on(chunk.name);
+            let found = chunk.verify();
+            progress.advance(chunk.bytes.len() as u64);
+            Ok(found.err())
+        };
+        chunks.par_iter().map(check).collect::<Result<Vec<_>, _>>()
+    };
+    let (checksums, values) = rayon::join(checksums, || container.verify_values());
+    let damaged: Vec<_> = checksums?.into_iter().flatten().collect();
+    report.checksums = Checksums { checked: chunks.len() as u64, damaged: damaged.len() as u64 };
+    report.problems.extend(damaged.iter().chain(&values.err()).map(Problem::damaged));
+    Ok(())
+}
+
+/// Compares every tensor with the source's, in order of their names.
+fn check_against(
+    container: &Container<'_>,
+    source: &Model,
+    max_error: Option<f64>,
+    report: &mut Report,
+    progress: &Progress,
+) -> Result<(), Failure> {
+    let mut pooled = ErrorStats::default();
+    let mut mismatches = Vec::new();
+    let mut exceeding = Vec::new();
+    for (tensor, row) in container.tensors().zip(&mut report.tensors) {
+        let name = tensor.info().name();
+        progress.work_on(name);
+        let quantized = tensor.info().encoding() != Encoding::Raw;
+        let outcome = match source.tensor(name) {
+            Some(found) => compare(&tensor, &view(source, found), progress)?,
+            None => Outcome { mismatches: vec!["is not in the source".into()], ..Outcome::default() },
+        };
+        let Outcome { figures, stats, note, mismatches: found } = outcome;
+        mismatches.extend(found.iter().map(|message| Problem::of(Kind::Mismatch, name, message)));
+        (row.figures, row.note) = (figures, note);
+        if quantized {
+            stats.iter().for_each(|stats| pooled.merge(stats));
+            let message = max_error.and_then(|limit| exceeds(row, stats.as_ref(), limit));
+            exceeding.extend(message.map(|message| Problem::of(Kind::Threshold, name, &message)));
+        }
+    }
+    // A shard holds a part of its model.
+    if container.index().shard().count == 1 {
+        let missing = source.tensors().iter().filter(|tensor| container.tensor(&tensor.name).is_none());
+        mismatches.extend(missing.map(|SourceTensor { name, .. }| {
+            Problem::of(Kind::Mismatch, name, "is in the source, but not in the file")
+        }));
+    }
+    report.total.relative_mse = pooled.relative_mse();
+    report.problems.extend(mismatches);
+    report.problems.extend(exceeding);
+    Ok(())
+}
+
+fn view<'a>(source: &'a Model, tensor: &'a SourceTensor) -> Source<'a> {
+    Source { shape: &tensor.shape, dtype: tensor.dtype, bytes: source.bytes(tensor) }
+}
+
+/// Says how a quantized tensor exceeds the limit. An error that cannot be told does, unless it is none at all.
+fn exceeds(row: &TensorReport, stats: Option<&ErrorStats>, limit: f64) -> Option<String> {
+    match row.figures.relative_mse {
+        Some(mse) if mse <= limit => None,
+        Some(mse) => Some(format!(
+            "relative MSE {} exceeds --max-error {limit}: give it a larger encoding, or leave it raw",
+            significant(Some(mse))
+        )),
+        None if stats.is_some_and(|stats| stats.squared_error == 0.0) => None,
+        None => {
+            let why = row.note.as_deref().unwrap_or("it was not compared");
+            Some(format!("relative MSE is undefined ({why}), --max-error {limit} cannot be met"))
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! A tensor against its source: the error of its decoded values, block by block.
+//!
+//! Blocks are decoded in parallel, and the sums of their rows are merged in row order, so that the figures do
+//! not depend on the number of threads. Memory is bounded by a batch of blocks, whatever the tensor's size.
+
+use std::ops::Range;
+
+use ccq::Tensor;
+use ccq::codec::Matrix;
+use ccq::format::Dtype;
+use ccq_cli::{Progress, interrupted};
+use ccq_import::{decode_f32, first_non_finite};
+use ccq_quantize::ErrorStats;
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::failure::Failure;
+
+/// Weights of a block, unless a single row has more.
+const BLOCK: usize = 1 << 15;
+/// Blocks between two looks at Ctrl-C.
+const BATCH: usize = 64;
+/// Elements that are summed up as a row where a tensor is raw and has no rows of its own.
+const RAW_ROW: usize = 1 << 12;
+/// Bytes that are compared at a time.
+const BYTES: usize = 1 << 20;
+
+/// A tensor of the source.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// Its shape.
+    pub shape: &'a [u64],
+    /// Its element type.
+    pub dtype: Dtype,
+    /// Its elements.
+    pub bytes: &'a [u8],
+}
+
+/// How far a tensor is from its source; `None` is undefined.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Figures {
+    /// `sum (w - w')^2 / sum w^2`.
+    pub relative_mse: Option<f64>,
+    /// Signal to noise ratio in decibels.
+    pub snr_db: Option<f64>,
+    /// Largest |w - w'|.
+    pub max_abs_error: Option<f64>,
+    /// Cosine similarity.
+    pub cosine: Option<f64>,
+}
+
+impl Figures {
+    /// Of bytes that are the same.
+    const SAME: Self = Self { relative_mse: Some(0.0), snr_db: None, max_abs_error: Some(0.0), cosine: None };
+
+    fn of(stats: &ErrorStats) -> Self {
+        let largest = Some(stats.max_abs_error).filter(|error| error.is_finite() && stats.weights > 0);
+        Self {
+            relative_mse: stats.relative_mse(),
+            snr_db: stats.snr_db(),
+            max_abs_error: largest,
+            cosine: stats.cosine(),
+        }
+    }
+}
+
+/// What the comparison of a tensor found.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// How far the tensor is from its source.
+    pub figures: Figures,
+    /// The sums behind the figures, to be pooled.
+    pub stats: Option<ErrorStats>,
+    /// Why figures are missing.
+    pub note: Option<String>,
+    /// What the file and the source disagree about.
+    pub mismatches: Vec<String>,
+}
+
+/// Compares a tensor with its source.
+///
+/// # Errors
+/// `Interrupted`.
+pub fn compare(tensor: &Tensor<'_>, source: &Source<'_>, progress: &Progress) -> Result<Outcome, Failure> {
+    let info = tensor.info();
+    let mut outcome = Outcome::default();
+    if info.dtype() != source.dtype {
+        let (ours, theirs) = (info.dtype(), source.dtype);
+        outcome.mismatches.push(format!("made from {ours}, but the source has {theirs}"));
+    }
+    if info.shape() != source.shape {
+        let (ours, theirs) = (info.shape(), source.shape);
+        outcome.mismatches.push(format!("shape {ours:?}, but the source has {theirs:?}"));
+        progress.advance(source.bytes.len() as u64);
+        return Ok(outcome);
+    }
+    let mut same = false;
+    let values = match tensor.matrix() {
+        Some(matrix) => Values::Coded(matrix),
+        None => Values::Raw(info.dtype(), tensor.raw().unwrap_or_default()),
+    };
+    if let Values::Raw(dtype, bytes) = values
+        && dtype == source.dtype
+    {
+        let different = first_difference(bytes, source);
+        same = different.is_none();
+        outcome.mismatches.extend(different);
+    }
+    if !is_float(source.dtype) || !values.are_floats() {
+        if same {
+            outcome.figures = Figures::SAME;
+        } else {
+            outcome.note = Some(format!("a source of {} has no figures", source.dtype));
+        }
+        progress.advance(source.bytes.len() as u64);
+        return Ok(outcome);
+    }
+    match sum(&values, source, progress)? {
+        Sums::Stats(stats) => {
+            outcome.figures = Figures::of(&stats);
+            outcome.note = undefined(&stats).map(String::from);
+            outcome.stats = Some(stats);
+            if same {
+                let Figures { relative_mse, max_abs_error, .. } = Figures::SAME;
+                outcome.figures = Figures { relative_mse, max_abs_error, ..outcome.figures };
+            }
+        }
+        Sums::NotFinite { at, value } => {
+            let at = position(source.shape, at);
+            let same = if same { ", and so has the file" } else { "" };
+            outcome.note = Some(format!("the source has {value} at {at}{same}: no figures"));
+        }
+    }
+    Ok(outcome)
+}
+
+/// Why the figures of finite weights are not all defined.
+fn undefined(stats: &ErrorStats) -> Option<&'static str> {
+    if stats.weights == 0 {
+        Some("no elements")
+    } else if !stats.max_abs_error.is_finite() {
+        Some("decodes to values that are not finite")
+    } else if stats.energy == 0.0 {
+        Some("all zero in the source")
+    } else {
+        None
+    }
+}
+
+/// The stored values of a tensor.
+enum Values<'a> {
+    Coded(Matrix<'a>),
+    Raw(Dtype, &'a [u8]),
+}
+
+impl Values<'_> {
+    fn are_floats(&self) -> bool {
+        match self {
+            Self::Coded(_) => true,
+            Self::Raw(dtype, _) => is_float(*dtype),
+        }
+    }
+
+    /// The elements that are summed up as one row.
+    fn width(&self) -> usize {
+        match self {
+            Self::Coded(matrix) => matrix.in_features().max(1),
+            Self::Raw(..) => RAW_ROW,
+        }
+    }
+
+    /// Decodes the elements of whole rows; the last row may be short.
+    fn decode(&self, elements: Range<usize>, out: &mut Vec<f32>) {
+        match self {
+            Self::Coded(matrix) => {
+                let width = self.width();
+                out.clear();
+                out.resize(elements.len(), f32::NAN);
+                let rows = elements.start / width..elements.end / width;
+                // Rows and length are the matrix's own; if ever not, the NaN show.
+                let _ = matrix.decode_rows_into(rows, out);
+            }
+            Self::Raw(dtype, bytes) => decode_elements(*dtype, bytes, elements, out),
+        }
+    }
+}
+
+/// Sums over a tensor.
+enum Sums {
+    Stats(ErrorStats),
+    /// The source's first NaN or infinity.
+    NotFinite {
+        at: usize,
+        value: f32,
+    },
+}
+
+/// Sums up the source and the stored values of the same shape, both floats.
+fn sum(values: &Values<'_>, source: &Source<'_>, progress: &Progress) -> Result<Sums, Failure> {
+    let size = element_size(source.dtype);
+    let elements = source.bytes.len() / size;
+    let width = values.width();
+    let block = width * (BLOCK / width).max(1);
+    let mut total = ErrorStats::default();
+    for batch in (0..elements).step_by(block * BATCH) {
+        if interrupted() {
+            return Err(Failure::Interrupted);
+        }
+        let end = elements.min(batch + block * BATCH);
+        let blocks: Vec<usize> = (batch..end).step_by(block).collect();
+        let sums: Vec<_> = blocks
+            .into_par_iter()
+            .map_init(
+                || (Vec::new(), Vec::new()),
+                |(weights, decoded), start| {
+                    let elements = start..end.min(start + block);
+                    decode_elements(source.dtype, source.bytes, elements.clone(), weights);
+                    if let Some(at) = first_non_finite(weights) {
+                        return Err((start + at, weights[at]));
+                    }
+                    values.decode(elements, decoded);
+                    let rows = weights.chunks(width).zip(decoded.chunks(width));
+                    Ok(rows.map(|(weights, decoded)| ErrorStats::of(weights, decoded)).collect::<Vec<_>>())
+                },
+            )
+            .collect();
+        progress.advance(((end - batch) * size) as u64);
+        for rows in sums {
+            match rows {
+                Ok(rows) => rows.iter().for_each(|row| total.merge(row)),
+                Err((at, value)) => {
+                    progress.advance(((elements - end) * size) as u64);
+                    return Ok(Sums::NotFinite { at, value });
+                }
+            }
+        }
+    }
+    Ok(Sums::Stats(total))
+}
+
+/// The first element of raw bytes that is not the source's, in words.
+fn first_difference(found: &[u8], source: &Source<'_>) -> Option<String> {
+    let chunk =
+        found.par_chunks(BYTES).zip(source.bytes.par_chunks(BYTES)).position_first(|(a, b)| a != b)?;
+    let start = chunk * BYTES;
+    let differs = found[start..].iter().zip(&source.bytes[start..]).position(|(a, b)| a != b);
+    let byte = start + differs.unwrap_or(0);
+    let element = byte as u64 * 8 / source.dtype.bits();
+    let at = position(source.shape, usize::try_from(element).unwrap_or(usize::MAX));
+    let (found, expected) =
+        (byte_text(found, byte, source.dtype), byte_text(source.bytes, byte, source.dtype));
+    Some(format!("raw bytes differ first at {at}: {found}, but the source has {expected}"))
+}
+
+/// The element that the byte belongs to, as a float where it is one, otherwise the byte.
+fn byte_text(bytes: &[u8], byte: usize, dtype: Dtype) -> String {
+    if is_float(dtype) {
+        let element = byte / element_size(dtype);
+        let mut value = Vec::new();
+        decode_elements(dtype, bytes, element..element + 1, &mut value);
+        if let [value] = value[..] {
+            return value.to_string();
+        }
+    }
+    format!("byte {:#04x}", bytes[byte])
+}
+
+/// Decodes a range of elements, at any alignment.
+fn decode_elements(dtype: Dtype, bytes: &[u8], elements: Range<usize>, out: &mut Vec<f32>) {
+    let size = element_size(dtype);
+    let bytes = bytes.get(elements.start * size..elements.end * size).unwrap_or_default();
+    // Only whole elements of the three dtypes come here.
+    let decoded = decode_f32(dtype, bytes, out);
+    debug_assert_eq!(decoded, Ok(()));
+}
+
+fn is_float(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16)
+}
+
+/// Bytes of an element of whole bytes.
+fn element_size(dtype: Dtype) -> usize {
+    if dtype == Dtype::F32 { 4 } else { 2 }
+}
+
+/// The place of an element: `[3, 17]`.
+fn position(shape: &[u64], element: usize) -> String {
+    let mut rest = element as u64;
+    let mut at: Vec<u64> = Vec::with_capacity(shape.len());
+    for &dimension in shape.iter().rev() {
+        at.push(rest % dimension.max(1));
+        rest /= dimension.max(1);
+    }
+    at.reverse();
+    format!("{at:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_row_major() {
+        assert_eq!(position(&[2, 3], 4), "[1, 1]");
+        assert_eq!(position(&[4], 3), "[3]");
+        assert_eq!(position(&[], 0), "[]");
+        assert_eq!(position(&[2, 2, 5], 19), "[1, 1, 4]");
+    }
+
+    #[test]
+    fn differences_are_named_by_element() {
+        let bytes: Vec<u8> = [1.0f32, 2.0, 3.0, 4.0].iter().flat_map(|w| w.to_le_bytes()).collect();
+        let mut other = bytes.clone();
+        other[4 * 2 + 3] ^= 0x80;
+        let source = |dtype, bytes| Source { shape: &[2, 2], dtype, bytes };
+        assert_eq!(first_difference(&bytes, &source(Dtype::F32, &bytes)), None);
+        assert_eq!(
+            first_difference(&other, &source(Dtype::F32, &bytes)).unwrap(),
+            "raw bytes differ first at [1, 0]: -3, but the source has 3"
+        );
+        let text = first_difference(&other, &source(Dtype::I32, &bytes)).unwrap();
+        assert_eq!(text, "raw bytes differ first at [1, 0]: byte 0xc0, but the source has byte 0x40");
+    }
+}

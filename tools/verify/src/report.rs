@@ -1,0 +1,255 @@
+//! What a check found, as tables for people or as one JSON object.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use ccq::Index;
+use ccq::format::TensorInfo;
+use ccq_cli::{Column, Table, bytes, count};
+use serde::Serialize;
+
+use crate::compare::Figures;
+use crate::problem::{Kind, Problem};
+
+/// A whole report; the JSON object has these fields.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// The container's path.
+    pub file: String,
+    /// Of the format, such as `1.0`.
+    pub format_version: String,
+    /// The source's path.
+    pub source: Option<String>,
+    /// Figures of the whole file.
+    pub total: Total,
+    /// In ascending order of their names.
+    pub tensors: Vec<TensorReport>,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+    /// What became of the checksums.
+    pub checksums: Checksums,
+}
+
+/// Checksums of the payload.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Checksums {
+    /// Compared.
+    pub checked: u64,
+    /// That do not match.
+    pub damaged: u64,
+}
+
+/// Figures of the whole file.
+#[derive(Debug, Serialize)]
+pub struct Total {
+    /// Elements of all tensors.
+    pub parameters: u64,
+    /// Length of the file.
+    pub bytes: u64,
+    /// 8 times the length over the parameters.
+    pub bpw: Option<f64>,
+    /// Pooled over the quantized tensors that have a source without NaN and infinities.
+    pub relative_mse: Option<f64>,
+}
+
+/// A tensor and its figures.
+#[derive(Debug, Serialize)]
+pub struct TensorReport {
+    /// Its name.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<u64>,
+    /// How it is stored.
+    pub encoding: String,
+    /// Element type of its source.
+    pub dtype: &'static str,
+    /// Bytes stored.
+    pub bytes: u64,
+    /// Bits per weight.
+    pub bpw: Option<f64>,
+    /// How far it is from its source; all `null` without one.
+    #[serde(flatten)]
+    pub figures: Figures,
+    /// Why figures are null.
+    pub note: Option<String>,
+}
+
+impl TensorReport {
+    /// What the index says of a tensor, without figures.
+    pub fn new(info: &TensorInfo<'_>) -> Self {
+        Self {
+            name: info.name().into(),
+            shape: info.shape().into(),
+            encoding: info.encoding().to_string(),
+            dtype: info.dtype().name(),
+            bytes: info.stored_bytes(),
+            bpw: info.bpw(),
+            figures: Figures::default(),
+            note: None,
+        }
+    }
+}
+
+impl Report {
+    /// What the index says, nothing checked yet.
+    pub fn new(file: &Path, source: Option<&Path>, index: &Index) -> Self {
+        let (parameters, bytes) = (index.parameters(), index.file_len());
+        Self {
+            file: file.display().to_string(),
+            format_version: version(index),
+            source: source.map(|source| source.display().to_string()),
+            total: Total { parameters, bytes, bpw: bpw(bytes, parameters), relative_mse: None },
+            tensors: index.tensors().map(|info| TensorReport::new(&info)).collect(),
+            problems: Vec::new(),
+            checksums: Checksums::default(),
+        }
+    }
+
+    /// Writes the tables, at most `columns` wide.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write(&self, out: &mut impl Write, columns: Option<usize>) -> io::Result<()> {
+        let table = if self.source.is_some() { self.compared() } else { self.listed() };
+        table.write(out, columns)?;
+        let Total { parameters, bytes: len, .. } = self.total;
+        writeln!(out, "\n{} parameters, {}", count(parameters), bytes(len))?;
+        if self.total.relative_mse.is_some() {
+            writeln!(out, "total MSE: of the quantized tensors")?;
+        }
+        let Checksums { checked, damaged } = self.checksums;
+        match damaged {
+            0 => writeln!(out, "all {} checksums match", count(checked))?,
+            _ => writeln!(out, "{} of {} checksums do not match", count(damaged), count(checked))?,
+        }
+        let of = |kind| self.problems.iter().filter(|problem| problem.kind == kind).count();
+        if of(Kind::Damaged) == 0 {
+            writeln!(out, "paddings are zero, scales are finite")?;
+        }
+        match of(Kind::Mismatch) {
+            _ if self.source.is_none() => {}
+            _ if of(Kind::Damaged) > 0 => writeln!(out, "damaged: not compared with the source")?,
+            0 => writeln!(out, "names, shapes, raw bytes: as the source")?,
+            1 => writeln!(out, "1 disagreement with the source")?,
+            more => writeln!(out, "{} disagreements with the source", count(more as u64))?,
+        }
+        Ok(())
+    }
+
+    /// The table of a check without a source.
+    fn listed(&self) -> Table {
+        let mut table = Table::new([
+            Column::name("tensor"),
+            Column::left("encoding"),
+            Column::right("shape"),
+            Column::right("bpw"),
+            Column::right("bytes"),
+        ]);
+        for tensor in &self.tensors {
+            let TensorReport { name, encoding, shape, bpw, bytes, .. } = tensor;
+            table.row([name, encoding, &shape_text(shape), &bpw_text(*bpw), &count(*bytes)]);
+        }
+        table.rule().row(["total", "", "", &bpw_text(self.total.bpw), &count(self.total.bytes)]);
+        table
+    }
+
+    /// The table of a comparison.
+    fn compared(&self) -> Table {
+        let mut columns = vec![
+            Column::name("tensor"),
+            Column::left("encoding"),
+            Column::right("shape"),
+            Column::right("bpw"),
+            Column::right("relative MSE"),
+            Column::right("SNR dB"),
+            Column::right("max |error|"),
+            Column::right("cosine"),
+        ];
+        if self.tensors.iter().any(|tensor| tensor.note.is_some()) {
+            columns.push(Column::left("note"));
+        }
+        let mut table = Table::new(columns);
+        for tensor in &self.tensors {
+            let TensorReport { name, encoding, shape, bpw, figures, note, .. } = tensor;
+            table.row([
+                name,
+                encoding,
+                &shape_text(shape),
+                &bpw_text(*bpw),
+                &significant(figures.relative_mse),
+                &fixed(figures.snr_db, 2),
+                &significant(figures.max_abs_error),
+                &fixed(figures.cosine, 6),
+                note.as_deref().unwrap_or_default(),
+            ]);
+        }
+        let Total { bpw, relative_mse, .. } = self.total;
+        table.rule().row(["total", "", "", &bpw_text(bpw), &significant(relative_mse)]);
+        table
+    }
+}
+
+/// The format's version.
+pub fn version(index: &Index) -> String {
+    let (major, minor) = index.version();
+    format!("{major}.{minor}")
+}
+
+/// Bits per weight of so many bytes; undefined without weights.
+pub fn bpw(bytes: u64, parameters: u64) -> Option<f64> {
+    (parameters > 0).then(|| bytes as f64 * 8.0 / parameters as f64)
+}
+
+/// `384x1536`
+pub fn shape_text(shape: &[u64]) -> String {
+    if shape.is_empty() {
+        return "scalar".into();
+    }
+    shape.iter().map(u64::to_string).collect::<Vec<_>>().join("x")
+}
+
+/// Bits per weight with three decimals.
+pub fn bpw_text(bpw: Option<f64>) -> String {
+    fixed(bpw, 3)
+}
+
+/// What is undefined.
+const UNDEFINED: &str = "-";
+
+fn fixed(value: Option<f64>, decimals: usize) -> String {
+    value.map_or_else(|| UNDEFINED.into(), |value| format!("{value:.decimals$}"))
+}
+
+/// With four significant digits, in scientific notation where it is small or large.
+pub fn significant(value: Option<f64>) -> String {
+    match value {
+        None => UNDEFINED.into(),
+        Some(0.0) => "0".into(),
+        Some(value) if (1e-3..1.0).contains(&value) => format!("{value:.5}"),
+        Some(value) if (1.0..1e4).contains(&value) => format!("{value:.3}"),
+        Some(value) => format!("{value:.3e}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_for_people() {
+        let cases = [
+            (None, "-"),
+            (Some(0.0), "0"),
+            (Some(0.10712345), "0.10712"),
+            (Some(0.000012341), "1.234e-5"),
+            (Some(12.3456), "12.346"),
+            (Some(1e300), "1.000e300"),
+        ];
+        for (value, text) in cases {
+            assert_eq!(significant(value), text);
+        }
+        assert_eq!(shape_text(&[]), "scalar");
+        assert_eq!(shape_text(&[8, 384, 1536]), "8x384x1536");
+        assert_eq!((bpw(10, 0), bpw(10, 40)), (None, Some(2.0)));
+    }
+}

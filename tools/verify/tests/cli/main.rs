@@ -1,0 +1,7 @@
+//! The tool end to end, as a process of its own.
+#![allow(missing_docs)]
+
+mod check;
+mod compare;
+mod fixture;
+mod list;
