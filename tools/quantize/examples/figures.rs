@@ -14,6 +14,9 @@ use ccq_quantize::{ErrorStats, Options, gaussian, quantize};
 use std::error::Error;
 use std::time::Instant;
 
+/// A row-major matrix and the length of its rows.
+type Weights = (Vec<f32>, usize);
+
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let source = arguments.first().map_or("gauss", String::as_str);
@@ -63,8 +66,8 @@ fn parse(name: &str) -> Result<Code, Box<dyn Error>> {
     Ok(if group.is_empty() { family.default_code() } else { family.code(group.parse()?) }?)
 }
 
-/// The two-dimensional encoder weights of a file, with their row lengths.
-fn read(path: &str) -> Result<Vec<(Vec<f32>, usize)>, Box<dyn Error>> {
+/// The two-dimensional encoder weights of a file.
+fn read(path: &str) -> Result<Vec<Weights>, Box<dyn Error>> {
     let bytes = std::fs::read(path)?;
     let file = safetensors::SafeTensors::deserialize(&bytes)?;
     let mut found: Vec<_> = file

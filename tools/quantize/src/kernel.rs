@@ -70,6 +70,21 @@ impl Sums {
         self.norm += f64::from(c * c);
     }
 
+    /// Adds a few weights that belong together, their own sums in f32.
+    #[inline]
+    pub fn add_word(&mut self, u: &[f32], states: impl IntoIterator<Item = f32>) {
+        let (mut error, mut slope, mut norm) = (0.0, 0.0, 0.0);
+        for (&u, c) in u.iter().zip(states) {
+            let r = u - c;
+            error += r * r;
+            slope += r * c;
+            norm += c * c;
+        }
+        self.error += f64::from(error);
+        self.slope += f64::from(slope);
+        self.norm += f64::from(norm);
+    }
+
     /// The same sums as a function of the step.
     pub fn parabola(self, step: f32) -> Parabola {
         let step = f64::from(step);

@@ -1,83 +1,114 @@
-//! The encoding search of clustered codes (paper, section 3.3), over the codes that the decoder can reach.
+//! The 256 codes that the decoder of a clustered row can reach (paper, section 3.3), as points.
 //!
 //! Two parameters a row expand a stored byte q to a code; the states of the 256 codes are 256 points in four
-//! dimensions, close to a lattice of rank 1. The best q is the nearest point:
+//! dimensions, close to a lattice of rank 1. The best q for a word u is the nearest point:
 //!
 //! ```text
 //! cost(q) = |c(q)|^2 / 2 - u . c(q)         the least, and of several equal ones the lowest q
 //! ```
 
-use super::kernel::{LANES, Lanes};
-use super::words::WordSearch;
+use crate::kernel::LANES;
 use ccq::code::Code;
 use ccq::codec::ClusterParams;
 
 /// States of a word; a cluster over another number of them is not searched.
 pub(crate) const STATES: usize = 4;
+/// Values of the stored byte.
+pub(crate) const POINTS: usize = 256;
 
-/// The points of one pair of cluster parameters.
-#[derive(Clone, Debug)]
+/// The points of one pair of cluster parameters, a coordinate at a time.
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Lattice {
-    points: Vec<[f32; STATES]>,
-    half_norms: Vec<f32>,
+    /// The parameters.
+    pub params: ClusterParams,
+    coordinates: [[f32; POINTS]; STATES],
+    half_norms: [f32; POINTS],
 }
 
 impl Lattice {
     /// The points that `params` reaches with the states of `code`.
     pub fn new(code: &Code, params: ClusterParams) -> Self {
-        let states = code.states();
-        let points: Vec<[f32; STATES]> = (0..=255u8)
-            .map(|q| {
-                let code = i32::from(params.code(q));
-                std::array::from_fn(|p| {
-                    ((code >> states[p].shift & states[p].mask as i32) - states[p].zero_point) as f32
-                })
-            })
-            .collect();
-        let half_norms = points.iter().map(|point| half_norm(point)).collect();
-        Self { points, half_norms }
-    }
-}
-
-/// `|c|^2 / 2`: exact for states of up to 11 bits.
-fn half_norm(point: &[f32]) -> f32 {
-    point.iter().map(|c| c * c).sum::<f32>() * 0.5
-}
-
-impl WordSearch for Lattice {
-    fn block(&mut self, u: &[Lanes], states: &mut [Lanes], words: &mut [u16; LANES]) {
-        let Ok([u0, u1, u2, u3]) = <&[Lanes; STATES]>::try_from(u) else { return };
-        let mut best = [f32::INFINITY; LANES];
-        let mut index = [0u32; LANES];
-        for (q, (c, &norm)) in (0u32..).zip(self.points.iter().zip(&self.half_norms)) {
-            for lane in 0..LANES {
-                let dot = (u0[lane] * c[0] + u1[lane] * c[1]) + (u2[lane] * c[2] + u3[lane] * c[3]);
-                let cost = norm - dot;
-                let better = cost < best[lane];
-                best[lane] = if better { cost } else { best[lane] };
-                index[lane] = if better { q } else { index[lane] };
+        let mut lattice = Self { params, coordinates: [[0.0; POINTS]; STATES], half_norms: [0.0; POINTS] };
+        for q in 0..=255u8 {
+            let code_of_q = i32::from(params.code(q));
+            let at = usize::from(q);
+            for (coordinates, state) in lattice.coordinates.iter_mut().zip(code.states()) {
+                let c = (code_of_q >> state.shift & state.mask as i32) - state.zero_point;
+                coordinates[at] = c as f32;
+                lattice.half_norms[at] += (c * c) as f32 * 0.5;
             }
         }
-        for lane in 0..LANES {
-            words[lane] = index[lane] as u16;
-            for (states, &c) in states.iter_mut().zip(&self.points[index[lane] as usize]) {
-                states[lane] = c;
-            }
-        }
+        lattice
     }
 
-    fn short(&mut self, u: &[f32], states: &mut [f32]) -> u16 {
-        let (mut best, mut word) = (f32::INFINITY, 0);
-        for (q, point) in (0u16..).zip(&self.points) {
-            let point = &point[..u.len()];
-            let cost = half_norm(point) - u.iter().zip(point).map(|(u, c)| u * c).sum::<f32>();
+    /// `|c(q)|^2 / 2`.
+    pub fn half_norms(&self) -> &[f32; POINTS] {
+        &self.half_norms
+    }
+
+    /// c(q).
+    pub fn point(&self, q: u8) -> [f32; STATES] {
+        self.coordinates.each_ref().map(|coordinates| coordinates[usize::from(q)])
+    }
+
+    /// `word . c(q)` for every q.
+    pub fn dots(&self, word: [f32; STATES]) -> [f32; POINTS] {
+        let [c0, c1, c2, c3] = &self.coordinates;
+        let mut dots = [0.0; POINTS];
+        for q in 0..POINTS {
+            dots[q] = (word[0] * c0[q] + word[1] * c1[q]) + (word[2] * c2[q] + word[3] * c3[q]);
+        }
+        dots
+    }
+
+    /// The best byte for one word, or for the first weights of one: the others carry no weight.
+    pub fn nearest(&self, u: &[f32]) -> u8 {
+        if let Ok(&word) = <&[f32; STATES]>::try_from(u) {
+            return lowest(&self.dots(word), &self.half_norms, 1.0);
+        }
+        let (mut best, mut found) = (f32::INFINITY, 0);
+        for q in 0..=255u8 {
+            let cost: f32 = u.iter().zip(self.point(q)).map(|(u, c)| c * c * 0.5 - u * c).sum();
             if cost < best {
-                (best, word) = (cost, q);
+                (best, found) = (cost, q);
             }
         }
-        states.copy_from_slice(&self.points[usize::from(word)][..u.len()]);
-        word
+        found
     }
+}
+
+/// The first byte of least `step * norm - dot`.
+pub(crate) fn lowest(dots: &[f32; POINTS], norms: &[f32; POINTS], step: f32) -> u8 {
+    let (dots, norms) = (dots.as_chunks::<LANES>().0, norms.as_chunks::<LANES>().0);
+    let mut least = [f32::INFINITY; LANES];
+    for (dots, norms) in dots.iter().zip(norms) {
+        for lane in 0..LANES {
+            let cost = step * norms[lane] - dots[lane];
+            least[lane] = if cost < least[lane] { cost } else { least[lane] };
+        }
+    }
+    let least = least.into_iter().fold(f32::INFINITY, |least, cost| if cost < least { cost } else { least });
+    first_at_most(dots, norms, step, least)
+}
+
+/// The first byte with a cost of at most `limit`, or the last byte of all.
+fn first_at_most(dots: &[[f32; LANES]], norms: &[[f32; LANES]], step: f32, limit: f32) -> u8 {
+    let mut q = 0;
+    for (dots, norms) in dots.iter().zip(norms) {
+        let mut any = 0;
+        for lane in 0..LANES {
+            any |= u32::from(step * norms[lane] - dots[lane] <= limit);
+        }
+        if any != 0 {
+            for lane in 0..LANES {
+                if step * norms[lane] - dots[lane] <= limit {
+                    return q + lane as u8;
+                }
+            }
+        }
+        q = q.saturating_add(LANES as u8);
+    }
+    u8::MAX
 }
 
 #[cfg(test)]
@@ -88,7 +119,7 @@ mod tests {
     use ccq::code::Family;
 
     /// The least cost over all bytes, and the first byte that has it, from the codec's own expansion.
-    fn exhaustive(code: &Code, params: ClusterParams, u: &[f32]) -> (u16, f32) {
+    fn exhaustive(code: &Code, params: ClusterParams, u: &[f32]) -> u16 {
         let states = code.states();
         let mut best = (0, f32::INFINITY);
         for q in 0..=255u8 {
@@ -105,7 +136,7 @@ mod tests {
                 best = (q.into(), cost);
             }
         }
-        best
+        best.0
     }
 
     #[test]
@@ -114,22 +145,14 @@ mod tests {
         let mut random = SplitMix64(9);
         for &(a, zp) in lattices::RANKED.iter().chain(&[(0, 0), (5, 32_000), (u16::MAX, 0)]) {
             let params = ClusterParams::Q8 { a: a.min(32_767), zp };
-            let mut lattice = Lattice::new(&code, params);
+            let lattice = Lattice::new(&code, params);
             for round in 0..20u64 {
                 let span = 10 << (round % 8);
-                let mut u = [[0.0; LANES]; STATES];
-                u.iter_mut()
-                    .flatten()
-                    .for_each(|u| *u = (random.next() % (2 * span + 1)) as f32 - span as f32);
-                let (mut states, mut words) = ([[0.0; LANES]; STATES], [0; LANES]);
-                lattice.block(&u, &mut states, &mut words);
-                for lane in 0..LANES {
-                    let u = u.map(|u| u[lane]);
-                    assert_eq!(words[lane], exhaustive(&code, params, &u).0, "{params:?} {u:?}");
-                    for count in 1..STATES {
-                        let mut found = [0.0; STATES];
-                        let word = lattice.short(&u[..count], &mut found[..count]);
-                        assert_eq!(word, exhaustive(&code, params, &u[..count]).0);
+                for _ in 0..LANES {
+                    let u = [0; STATES].map(|_| (random.next() % (2 * span + 1)) as f32 - span as f32);
+                    for count in 1..=STATES {
+                        let expected = exhaustive(&code, params, &u[..count]);
+                        assert_eq!(u16::from(lattice.nearest(&u[..count])), expected, "{params:?} {u:?}");
                     }
                 }
             }

@@ -1,27 +1,49 @@
 //! The lossy search of ccq: weights in, the planes of a quantized matrix out.
 //!
 //! [`quantize`] minimises, for each output channel (a row) by itself, the squared error of exactly what
-//! `ccq::codec` decodes: `w' = fl32((state - 2^(L-1)) * fl32(local_scale * super_scale))`. What it chooses from,
-//! from the inside out:
+//! `ccq::codec` decodes: `w' = fl32((state - 2^(L-1)) * fl32(local_scale * super_scale))`. A *step* is that product of
+//! scales. What there is to choose, from the inside out:
 //!
 //! ```text
-//! encoding search   the states of a group for a given step       module viterbi, lattice or plain: exact
-//!     step = local_scale * super_scale
-//! scale search      the local scales and the super scale         module scale: probes, equation (4), rounds
-//! lattice search    the code cluster's two parameters            module row: ranked on a sample of the row
+//! for each row, scaled by a power of two                                           module row
+//!     lattices = the code cluster's parameter pairs that do best on a sample       module rank, lattices
+//!     for each of them, or once for a code without cluster                         module scale
+//!         probe steps in every group, refit them by equation (4) of the paper
+//!         choose the super scale and the integer local scales together
+//!         settle: re-encode with neighbouring local scales, refit the super scale
+//!             each time, the states of a group for its step, exactly               modules viterbi, cluster, plain
+//!     keep the best, pack it
 //! ```
 //!
-//! The encoding searches give the argmin of the paper's Algorithm 1, with no codebook. The two outer searches
+//! The encoding searches give the argmin of the paper's Algorithm 1 without a codebook. The searches around them
 //! are heuristics that only ever keep what lowered the error.
 //!
 //! Results do not depend on the number of threads, on the machine or on its features: f32 and f64 arithmetic in a
 //! fixed order, square roots, and nothing else from a mathematics library.
+//!
+//! ```
+//! use ccq::code::Family;
+//! use ccq::codec::Matrix;
+//! use ccq_quantize::{ErrorStats, Options, gaussian, quantize};
+//!
+//! let weights = gaussian(1, 16 * 512);
+//! let code = Family::Ccq206.default_code()?;
+//! let matrix = quantize(&weights, 512, &Options::new(code))?;
+//!
+//! let mut decoded = vec![0.0; weights.len()];
+//! Matrix::new(code, 16, 512, matrix.planes())?.decode_rows_into(0..16, &mut decoded)?;
+//! let stats = ErrorStats::of_rows(&weights, &decoded, 512);
+//! assert!(stats.relative_mse().unwrap() < 0.11);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
+mod cluster;
 mod gaussian;
 mod kernel;
 mod lattice;
 mod lattices;
 mod plain;
+mod rank;
 mod row;
 mod scale;
 mod score;
@@ -73,7 +95,7 @@ pub enum Error {
         /// Weights of a row.
         in_features: usize,
     },
-    /// There is no search for this code: a cluster other than `q8` over words of four states.
+    /// There is no search for this code: a cluster other than `q8` over four states and 15 bits.
     #[error("the code {0} can be read but not written")]
     Unsupported(Code),
     /// The planes would not fit the address space.

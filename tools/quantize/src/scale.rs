@@ -5,8 +5,8 @@
 //! the error at any step from above, at no cost.
 //!
 //! ```text
-//! 1 probe    encode with steps spread around a reference step (from the group's rms or its largest weight), of
-//!            both signs; a row of unsigned local scales keeps the sign that is better in sum
+//! 1 probe    encode with steps spread around multiples of the group's rms and of its largest weight, of both
+//!            signs; a row of unsigned local scales keeps the sign that is better in sum
 //! 2 refit    encode again at the best step of the best parabola, equation (4)
 //! 3 compress for super scales from (largest step) / (largest local scale) up, sum over the groups the bound at
 //!            the best local scale; keep the super scale of the least sum
@@ -70,22 +70,26 @@ impl Unit {
     }
 }
 
-/// Where a group's probes are taken.
+/// Local scales that go further than this divide so finely that rounding them costs nothing.
+const WIDE: i32 = 255;
+
+/// Probes taken with both signs where a row has to choose one.
+const SIGN_PROBES: usize = 2;
+
+/// A step to try on a group.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Reference {
-    /// At multiples of its root mean square.
+pub(crate) enum Probe {
+    /// This multiple of the group's root mean square.
     Rms(f32),
-    /// At multiples of its largest magnitude.
+    /// This multiple of its largest magnitude.
     Max(f32),
 }
 
 /// What a scale search costs and finds.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    /// Where probes are taken.
-    pub reference: Reference,
-    /// Multiples of the reference.
-    pub probes: Vec<f32>,
+    /// Steps tried on every group; the first ones decide a row's sign.
+    pub probes: Vec<Probe>,
     /// Re-encodings at the refitted step.
     pub refits: usize,
     /// Super scales tried.
@@ -121,7 +125,8 @@ pub(crate) struct ScaleSearch {
     max_local: i32,
     /// `sum w^2` of each group.
     energies: Vec<f64>,
-    references: Vec<f32>,
+    rms: Vec<f32>,
+    max: Vec<f32>,
     /// The answers so far for each group.
     answers: Vec<Vec<Parabola>>,
     steps: Vec<f32>,
@@ -138,7 +143,8 @@ impl ScaleSearch {
             local: code.local_scale(),
             max_local: code.max_local_scale(),
             energies: vec![0.0; groups],
-            references: vec![0.0; groups],
+            rms: vec![0.0; groups],
+            max: vec![0.0; groups],
             answers: vec![Vec::new(); groups],
             steps: vec![0.0; groups],
             fits: vec![Parabola::default(); groups],
@@ -151,29 +157,17 @@ impl ScaleSearch {
             let weights = &row[self.layout.weights(group)];
             let energy: f64 = weights.iter().map(|&w| f64::from(w) * f64::from(w)).sum();
             self.energies[group] = energy;
-            self.references[group] = match self.settings.reference {
-                Reference::Rms(factor) => factor * (energy / weights.len() as f64).sqrt() as f32,
-                Reference::Max(factor) => factor * weights.iter().fold(0.0f32, |max, w| max.max(w.abs())),
-            };
+            self.rms[group] = (energy / weights.len() as f64).sqrt() as f32;
+            self.max[group] = weights.iter().fold(0.0f32, |max, w| max.max(w.abs()));
         }
     }
 
-    /// The error that the best step of each group would leave: a quick measure of the kernel's parameters.
-    pub fn probe<K: Kernel>(&mut self, kernel: &mut K, multiples: &[f32]) -> f64 {
-        self.forget();
-        for &multiple in multiples {
-            self.encode_references(kernel, multiple);
-        }
-        (0..self.layout.groups).map(|group| self.ideal(group).1).sum()
-    }
-
-    /// The whole search.
-    pub fn search<K: Kernel>(&mut self, kernel: &mut K, unit: Unit) -> Solution {
-        self.forget();
-        self.choose_sign(kernel);
+    /// The whole search, over steps of these signs.
+    pub fn search<K: Kernel>(&mut self, kernel: &mut K, unit: Unit, signs: &[f32]) -> Solution {
+        self.probe(kernel, signs);
         for _ in 0..self.settings.refits {
             for group in 0..self.layout.groups {
-                self.steps[group] = self.ideal(group).0 as f32;
+                self.steps[group] = self.ideal(group).minimiser() as f32;
             }
             self.encode_steps(kernel);
         }
@@ -201,10 +195,6 @@ impl ScaleSearch {
         kernel.encode(&self.steps, &mut self.fits);
     }
 
-    fn forget(&mut self) {
-        self.answers.iter_mut().for_each(Vec::clear);
-    }
-
     /// Encodes with `self.steps` and keeps the answers.
     fn encode_steps<K: Kernel>(&mut self, kernel: &mut K) {
         kernel.encode(&self.steps, &mut self.fits);
@@ -215,55 +205,81 @@ impl ScaleSearch {
         }
     }
 
-    fn encode_references<K: Kernel>(&mut self, kernel: &mut K, multiple: f32) {
-        for (step, reference) in self.steps.iter_mut().zip(&self.references) {
-            *step = reference * multiple;
+    fn encode_probe<K: Kernel>(&mut self, kernel: &mut K, probe: Probe, sign: f32) {
+        let (multiple, bases) = match probe {
+            Probe::Rms(multiple) => (multiple, &self.rms),
+            Probe::Max(multiple) => (multiple, &self.max),
+        };
+        for (step, base) in self.steps.iter_mut().zip(bases) {
+            *step = base * multiple * sign;
         }
         self.encode_steps(kernel);
     }
 
-    /// The best step of a group by the answers so far, and the error there; step 0 without any.
-    fn ideal(&self, group: usize) -> (f64, f64) {
-        let mut best = (0.0, self.energies[group]);
+    /// The answer so far with the least minimum; the zero step where none is better than zeros.
+    fn ideal(&self, group: usize) -> Parabola {
+        let mut best = Parabola { error: self.energies[group], ..Parabola::default() };
+        let mut least = best.error;
         for answer in &self.answers[group] {
-            if answer.minimum() < best.1 {
-                best = (answer.minimiser(), answer.minimum());
+            let minimum = answer.minimum();
+            if minimum < least {
+                (best, least) = (*answer, minimum);
             }
         }
         best
     }
 
-    /// Step 1. Signed local scales choose a sign a group; with unsigned ones the row has one sign.
-    fn choose_sign<K: Kernel>(&mut self, kernel: &mut K) {
+    /// Step 1. Signed local scales choose a sign a group; with unsigned ones the row has one sign, that of the
+    /// less error after the first few probes.
+    fn probe<K: Kernel>(&mut self, kernel: &mut K, signs: &[f32]) {
         let probes = self.settings.probes.clone();
-        let positive = self.probe(kernel, &probes);
-        let kept = if self.local == LocalScale::Signed8 { Vec::new() } else { self.answers.clone() };
-        if self.local != LocalScale::Signed8 {
-            self.forget();
+        let a_sign_a_group = self.local == LocalScale::Signed8;
+        let undecided = if a_sign_a_group { probes.len() } else { SIGN_PROBES.min(probes.len()) };
+        let (first, rest) = probes.split_at(undecided);
+        let mut best: Option<(f64, f32, Vec<Vec<Parabola>>)> = None;
+        self.answers.iter_mut().for_each(Vec::clear);
+        for &sign in signs {
+            for &probe in first {
+                self.encode_probe(kernel, probe, sign);
+            }
+            if a_sign_a_group {
+                continue;
+            }
+            let error = (0..self.layout.groups).map(|group| self.ideal(group).minimum()).sum();
+            let answers = self.answers.iter_mut().map(std::mem::take).collect();
+            if best.as_ref().is_none_or(|(least, ..)| error < *least) {
+                best = Some((error, sign, answers));
+            }
         }
-        for &multiple in &probes {
-            self.encode_references(kernel, -multiple);
-        }
-        if self.local != LocalScale::Signed8 {
-            let negative: f64 = (0..self.layout.groups).map(|group| self.ideal(group).1).sum();
-            if positive <= negative {
-                self.answers = kept;
+        if let Some((_, sign, answers)) = best {
+            self.answers = answers;
+            for &probe in rest {
+                self.encode_probe(kernel, probe, sign);
             }
         }
     }
 
-    /// The local scale of least bound for a group under a super scale, and that bound.
-    fn local_scale(&self, group: usize, ideal: f64, unit: Unit, super_scale: f32) -> (i32, f64) {
+    /// The least and the largest local scale that may go with a super scale.
+    fn local_range(&self, unit: Unit, super_scale: f32) -> (i32, i32) {
         let most = unit.max_local(super_scale, self.max_local);
-        let least = if self.local == LocalScale::Signed8 { -most } else { 0 };
-        let unit_step = f64::from(unit.step(1, super_scale));
-        let exact = if unit_step == 0.0 { 0.0 } else { ideal / unit_step };
-        let below = exact.floor() as i32;
+        (if self.local == LocalScale::Signed8 { -most } else { 0 }, most)
+    }
+
+    /// The local scale of least bound for a group under a super scale, given some of its answers.
+    fn local_scale(
+        &self,
+        group: usize,
+        answers: &[Parabola],
+        ideal: f64,
+        unit_step: f64,
+        (least, most): (i32, i32),
+    ) -> (i32, f64) {
+        let below = if unit_step == 0.0 { 0 } else { floor(ideal / unit_step) };
         let mut best = (0, self.energies[group]);
-        for local in [below, below + 1] {
+        for local in [below, below.saturating_add(1)] {
             let local = local.clamp(least, most);
             let step = f64::from(local) * unit_step;
-            for answer in &self.answers[group] {
+            for answer in answers {
                 let error = answer.at(step);
                 if error < best.1 {
                     best = (local, error);
@@ -275,23 +291,28 @@ impl ScaleSearch {
 
     /// Step 3.
     fn compress(&self, unit: Unit) -> f32 {
-        let ideals: Vec<f64> = (0..self.layout.groups).map(|group| self.ideal(group).0).collect();
-        let largest =
-            ideals.iter().copied().fold(0.0, |max: f64, s| if s.abs() > max.abs() { s } else { max });
-        let largest = if self.local == LocalScale::Signed8 { largest.abs() } else { largest };
-        if self.local == LocalScale::None || self.settings.super_scales <= 1 {
-            return unit.super_scale(largest / f64::from(self.max_local));
+        let ideals: Vec<Parabola> = (0..self.layout.groups).map(|group| self.ideal(group)).collect();
+        let signed = self.local == LocalScale::Signed8;
+        let longest = |longest: f64, ideal: &Parabola| {
+            let step = ideal.minimiser();
+            if step.abs() > longest.abs() { step } else { longest }
+        };
+        let longest = ideals.iter().fold(0.0, longest);
+        let longest = if signed { longest.abs() } else { longest };
+        if self.local == LocalScale::None || self.max_local > WIDE {
+            return unit.super_scale(longest / f64::from(self.max_local));
         }
         let mut best = (f64::INFINITY, 0.0);
         for i in 0..self.settings.super_scales {
             // From a largest local scale that is cut by an eighth to one that uses half the range.
             let range = 1.125 - 0.625 * i as f64 / (self.settings.super_scales - 1) as f64;
-            let super_scale = unit.super_scale(largest / (f64::from(self.max_local) * range));
-            let error = ideals
-                .iter()
-                .enumerate()
-                .map(|(group, &ideal)| self.local_scale(group, ideal, unit, super_scale).1)
-                .sum();
+            let super_scale = unit.super_scale(longest / (f64::from(self.max_local) * range));
+            let (unit_step, range) =
+                (f64::from(unit.step(1, super_scale)), self.local_range(unit, super_scale));
+            let mut error = 0.0;
+            for (group, ideal) in ideals.iter().enumerate() {
+                error += self.local_scale(group, &[*ideal], ideal.minimiser(), unit_step, range).1;
+            }
             if error < best.0 {
                 best = (error, super_scale);
             }
@@ -302,29 +323,30 @@ impl ScaleSearch {
     /// Step 4: the error, the local scales, and the super scale that would suit their words best.
     fn settle<K: Kernel>(&mut self, kernel: &mut K, unit: Unit, super_scale: f32) -> (f64, Vec<i32>, f32) {
         let groups = self.layout.groups;
-        let most = unit.max_local(super_scale, self.max_local);
-        let least = if self.local == LocalScale::Signed8 { -most } else { 0 };
+        let range = self.local_range(unit, super_scale);
+        let unit_step = f64::from(unit.step(1, super_scale));
         let start: Vec<i32> = (0..groups)
             .map(|group| match self.local {
                 LocalScale::None => 1,
-                _ => self.local_scale(group, self.ideal(group).0, unit, super_scale).0,
+                _ => {
+                    let ideal = self.ideal(group).minimiser();
+                    self.local_scale(group, &self.answers[group], ideal, unit_step, range).0
+                }
             })
             .collect();
         let mut best: Vec<(f64, i32, Parabola)> =
             self.energies.iter().map(|&energy| (energy, 0, Parabola::default())).collect();
-        // A step of a wide local scale is too small to matter.
         let neighbours: &[i32] =
-            if self.local == LocalScale::None || self.max_local > 255 { &[0] } else { &[0, -1, 1] };
+            if self.local == LocalScale::None || self.max_local > WIDE { &[0] } else { &[0, -1, 1] };
         for offset in neighbours {
-            let local = |group: usize| (start[group] + offset).clamp(least, most);
+            let local = |group: usize| (start[group] + offset).clamp(range.0, range.1);
             for group in 0..groups {
                 self.steps[group] = unit.step(local(group), super_scale);
             }
             self.encode_steps(kernel);
-            for group in 0..groups {
-                let fit = self.fits[group];
-                if fit.norm > 0.0 && fit.error < best[group].0 {
-                    best[group] = (fit.error, local(group), fit);
+            for (group, (best, &fit)) in best.iter_mut().zip(&self.fits).enumerate() {
+                if fit.norm > 0.0 && fit.error < best.0 {
+                    *best = (fit.error, local(group), fit);
                 }
             }
         }
@@ -338,4 +360,10 @@ impl ScaleSearch {
         let refitted = if norm > 0.0 { unit.super_scale(dot / norm) } else { super_scale };
         (error, best.iter().map(|b| b.1).collect(), refitted)
     }
+}
+
+/// The largest integer that is no larger, saturating.
+fn floor(x: f64) -> i32 {
+    let truncated = x as i32;
+    truncated.saturating_sub(i32::from(f64::from(truncated) > x))
 }

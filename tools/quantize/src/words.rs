@@ -68,11 +68,6 @@ impl<S: WordSearch> Words<S> {
         }
     }
 
-    /// The search, to change its parameters between rows.
-    pub fn search_mut(&mut self) -> &mut S {
-        &mut self.search
-    }
-
     /// Positions in the row of the weights of a group's short word; empty where the last word is full.
     fn short_word(&self, group: usize) -> std::ops::Range<usize> {
         let weights = self.layout.weights(group);
