@@ -1,0 +1,229 @@
+//! Why a conversion failed, and the exit code that says so.
+
+use std::io;
+use std::path::PathBuf;
+
+use ccq::OutputError;
+use ccq::format::{Dtype, WriteError};
+use ccq_cli::Exit;
+
+/// Everything that ends the tool after the command line was understood.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A pattern selects no tensor.
+    #[error("{option} {pattern:?} matches no tensor of {}; its names look like {example:?}", input.display())]
+    NoMatch {
+        /// `--keep` or `--quantize`.
+        option: &'static str,
+        /// The pattern.
+        pattern: String,
+        /// The input.
+        input: PathBuf,
+        /// The first tensor.
+        example: String,
+    },
+    /// There is no input.
+    #[error(
+        "{}: no such file or folder; {}",
+        input.display(),
+        other.as_ref().map_or("check the path".into(), |other| format!("there is {}", other.display()))
+    )]
+    NoInput {
+        /// The input.
+        input: PathBuf,
+        /// A model in the same folder.
+        other: Option<PathBuf>,
+    },
+    /// The source model cannot be read.
+    #[error(transparent)]
+    Import(#[from] ccq_import::Error),
+    /// A container cannot be read.
+    #[error("{}: {source}", file.display())]
+    Container {
+        /// The container.
+        file: PathBuf,
+        /// Why not.
+        source: ccq::Error,
+    },
+    /// The container is one of several.
+    #[error("{}: shard {index} of {count}; give the tool a container that holds the whole model", file.display())]
+    Shard {
+        /// The container.
+        file: PathBuf,
+        /// Which shard, from 1.
+        index: u32,
+        /// How many there are.
+        count: u32,
+    },
+    /// The container has a tensor whose name means something else in a safetensors file.
+    #[error("{}: tensor {tensor:?}: a safetensors file cannot have a tensor of this name", file.display())]
+    ReservedName {
+        /// The container.
+        file: PathBuf,
+        /// The tensor.
+        tensor: &'static str,
+    },
+    /// The model holds something that a container cannot.
+    #[error("{}: this model does not fit the container format: {source}", input.display())]
+    Layout {
+        /// The input.
+        input: PathBuf,
+        /// Why not.
+        source: ccq::Error,
+    },
+    /// The output is one of the inputs.
+    #[error("{}: is the input {}; choose another output", output.display(), input.display())]
+    OutputIsInput {
+        /// The output, or the unfinished file beside it.
+        output: PathBuf,
+        /// The input it is.
+        input: PathBuf,
+    },
+    /// The output names a folder.
+    #[error("{}: is a folder; name a file in it", output.display())]
+    OutputIsFolder {
+        /// The output.
+        output: PathBuf,
+    },
+    /// The output's folder does not exist.
+    #[error("{}: no such folder; create it first", folder.display())]
+    NoFolder {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// The output exists.
+    #[error("{}: exists; choose another name, or give --overwrite to replace it", output.display())]
+    OutputExists {
+        /// The output.
+        output: PathBuf,
+    },
+    /// The output cannot be created, or not be given its name.
+    #[error(transparent)]
+    Output(OutputError),
+    /// The output cannot be written.
+    #[error("{}: {source}; nothing was left behind", output.display())]
+    Write {
+        /// The output.
+        output: PathBuf,
+        /// Why not.
+        source: WriteError,
+    },
+    /// A weight is NaN or infinite.
+    #[error(
+        "{}: tensor {tensor:?}: {value} at {position}, expected finite weights; repair the model, or leave the tensor as it is with --keep '{tensor}'",
+        file.display()
+    )]
+    NonFinite {
+        /// The source file.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Where in the tensor.
+        position: Position,
+        /// NaN or an infinity.
+        value: f32,
+    },
+    /// The quantizer refused for another reason.
+    #[error("{}: tensor {tensor:?}: {source}; leave it as it is with --keep '{tensor}'", file.display())]
+    Quantize {
+        /// The source file.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Why.
+        source: ccq_quantize::Error,
+    },
+    /// A decoded weight is too large for the dtype it should be rounded to.
+    #[error("{}: tensor {tensor:?}: {value:e} at {position} overflows {dtype}; write {advice}", file.display())]
+    Overflow {
+        /// The container.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Where in the tensor.
+        position: Position,
+        /// The decoded weight.
+        value: f32,
+        /// The dtype asked for.
+        dtype: Dtype,
+        /// What to do instead.
+        advice: &'static str,
+    },
+    /// The threads cannot be started.
+    #[error("cannot start the threads: {0}; try fewer with --threads")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
+    /// The work is done, the report cannot be printed.
+    #[error("{output} is written, but the report is not: standard output: {source}")]
+    Report {
+        /// The output.
+        output: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Ctrl-C.
+    #[error("interrupted; nothing was left behind")]
+    Interrupted,
+}
+
+impl Error {
+    /// The exit code: 1 runtime, 2 usage, 3 invalid file, 130 interrupted.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::NoMatch { .. } | Self::Import(ccq_import::Error::UnknownInput { .. }) => Exit::Usage,
+            Self::Import(ccq_import::Error::Io { .. })
+            | Self::Container { source: ccq::Error::Io(_), .. } => Exit::Runtime,
+            Self::Import(_) | Self::Container { .. } => Exit::InvalidFile,
+            Self::Interrupted => Exit::Interrupted,
+            _ => Exit::Runtime,
+        }
+    }
+}
+
+/// A weight's place in a tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The leading dimensions' indices; empty for a matrix.
+    stack: Vec<u64>,
+    row: u64,
+    column: u64,
+}
+
+impl Position {
+    /// The place of `column` in row `row`, rows being counted over all dimensions but the last.
+    pub fn new(shape: &[u64], row: usize, column: usize) -> Self {
+        let mut row = row as u64;
+        let mut stack = Vec::new();
+        if let [leading @ .., rows, _] = shape {
+            let mut matrix = row / rows.max(&1);
+            row %= rows.max(&1);
+            for dimension in leading.iter().rev() {
+                stack.insert(0, matrix % dimension.max(&1));
+                matrix /= dimension.max(&1);
+            }
+        }
+        Self { stack, row, column: column as u64 }
+    }
+}
+
+impl std::fmt::Display for Position {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if !self.stack.is_empty() {
+            write!(f, "matrix {:?}, ", self.stack)?;
+        }
+        write!(f, "row {}, column {}", self.row, self.column)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_follow_the_shape() {
+        let text = |shape: &[u64], row, column| Position::new(shape, row, column).to_string();
+        assert_eq!(text(&[7], 0, 3), "row 0, column 3");
+        assert_eq!(text(&[4, 7], 2, 3), "row 2, column 3");
+        assert_eq!(text(&[5, 4, 7], 14, 3), "matrix [3], row 2, column 3");
+        assert_eq!(text(&[2, 5, 4, 7], 34, 3), "matrix [1, 3], row 2, column 3");
+    }
+}

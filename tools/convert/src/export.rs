@@ -1,0 +1,227 @@
+//! The way back: a container to a safetensors file, quantized tensors decoded and rounded.
+//!
+//! The whole payload is verified before anything is written, so that a damaged container leaves no trace. The
+//! header is written first: every tensor's length follows from its shape and dtype. Quantized tensors then go by
+//! blocks of rows, so memory stays small however large they are.
+
+use std::collections::BTreeMap;
+use std::io::{BufWriter, Write};
+use std::time::Instant;
+
+use ccq::format::{Dtype, Shard, Value};
+use ccq::{Container, Tensor};
+use ccq_cli::Progress;
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::args::Common;
+use crate::error::{Error, Position};
+use crate::job::file_len;
+use crate::output::{self, Interruptible, check_input, check_interrupt};
+use crate::report::{Report, Row};
+use crate::rounding::Target;
+
+/// Weights that are decoded before they are written.
+const BLOCK: usize = 1 << 22;
+/// What the keys of a safetensors file's `__metadata__` begin with in a container.
+const METADATA: &str = "safetensors.";
+/// The key of metadata in a safetensors header, among the names of tensors.
+const HEADER_METADATA: &str = "__metadata__";
+
+/// Converts a container to a safetensors file; `dtype` is that of quantized tensors.
+///
+/// # Errors
+/// Any [`Error`]; nothing is left behind then.
+pub fn export(common: &Common, dtype: Option<Dtype>) -> Result<Report, Error> {
+    let start = Instant::now();
+    let invalid = |source| Error::Container { file: common.input.clone(), source };
+    check_input(&common.input)?;
+    let container = Container::open(&common.input).map_err(invalid)?;
+    let index = container.index();
+    let shard = index.shard();
+    if shard != Shard::ALONE {
+        let (index, count) = (shard.index.saturating_add(1), shard.count);
+        return Err(Error::Shard { file: common.input.clone(), index, count });
+    }
+    if container.tensor(HEADER_METADATA).is_some() {
+        return Err(Error::ReservedName { file: common.input.clone(), tensor: HEADER_METADATA });
+    }
+    let output = output::create(common, &[&common.input])?;
+    let tensors = plan(&container, dtype);
+    let bytes_out: u64 = tensors.iter().map(|tensor| tensor.len).sum();
+    let mut report = Report::new(common);
+    report.left_out = container.blobs().map(|blob| blob.0.into()).collect();
+    let no_text = |value: &Value<'_>| !matches!(value, Value::String(_));
+    let lost = index.metadata().iter().filter(|(key, value)| key.starts_with(METADATA) && no_text(value));
+    report.warnings =
+        lost.map(|(key, _)| format!("metadata {key:?} is no text, which safetensors cannot hold")).collect();
+
+    let progress = Progress::new(index.file_len().saturating_add(bytes_out));
+    output::show_warnings(&report.warnings, &progress);
+    verify(&container, &progress, &invalid)?;
+    let failed = |source: std::io::Error| output::failed(common)(source.into());
+    let mut sink = BufWriter::new(Interruptible(output.file()));
+    write_header(&mut sink, &container, &tensors).map_err(failed)?;
+    for planned in &tensors {
+        check_interrupt()?;
+        progress.work_on(planned.tensor.info().name());
+        match planned.target {
+            None => {
+                sink.write_all(planned.tensor.raw().unwrap_or_default()).map_err(failed)?;
+                progress.advance(planned.len);
+            }
+            Some(target) => write_decoded(&mut sink, &planned.tensor, target, common, &progress)?,
+        }
+    }
+    sink.flush().map_err(failed)?;
+    drop(sink);
+    report.total.bytes_in = file_len(&common.input);
+    report.total.bytes_out = file_len(output.partial_path());
+    output::commit(output)?;
+    progress.finish();
+
+    let mut rows: Vec<_> = tensors.iter().map(Planned::row).collect();
+    rows.sort_by(|a, b| a.name().cmp(b.name()));
+    rows.into_iter().for_each(|row| report.add(row, None));
+    report.finish(start.elapsed());
+    report.total.quantized_bpw = None; // they no longer are
+    Ok(report)
+}
+
+/// A tensor of the file to be written.
+struct Planned<'a> {
+    tensor: Tensor<'a>,
+    /// What its weights are rounded to; `None` if it is raw.
+    target: Option<Target>,
+    dtype: Dtype,
+    len: u64,
+}
+
+impl Planned<'_> {
+    fn row(&self) -> Row {
+        let reason = self.target.map_or("as it was".into(), |_| format!("decoded to {}", self.dtype));
+        Row::new(self.tensor.info(), self.dtype, self.len, &reason)
+    }
+}
+
+/// Tensors in file order: wide elements first, so that all are aligned, then by name.
+fn plan<'a>(container: &'a Container<'_>, dtype: Option<Dtype>) -> Vec<Planned<'a>> {
+    let planned = |tensor: Tensor<'a>| {
+        let info = tensor.info();
+        let target = tensor
+            .matrix()
+            .map(|_| dtype.and_then(Target::new).or(Target::new(info.dtype())).unwrap_or(Target::F32));
+        let dtype = target.map_or(info.dtype(), Target::dtype);
+        let len = match target {
+            Some(target) => info.elements().saturating_mul(target.size() as u64),
+            None => info.stored_bytes(),
+        };
+        Planned { tensor, target, dtype, len }
+    };
+    let mut tensors: Vec<_> = container.tensors().map(planned).collect();
+    tensors.sort_by_key(|tensor| std::cmp::Reverse(tensor.dtype.bits()));
+    tensors
+}
+
+/// Checks the payload, chunks in parallel.
+fn verify(
+    container: &Container<'_>,
+    progress: &Progress,
+    invalid: &(impl Fn(ccq::Error) -> Error + Sync),
+) -> Result<(), Error> {
+    progress.work_on("checksums");
+    let chunks: Vec<_> = container.chunks().collect();
+    let read: u64 = chunks.iter().map(|chunk| chunk.bytes.len() as u64).sum();
+    chunks.par_iter().try_for_each(|chunk| {
+        check_interrupt()?;
+        chunk.verify().map_err(invalid)?;
+        progress.advance(chunk.bytes.len() as u64);
+        Ok::<_, Error>(())
+    })?;
+    container.verify_values().map_err(invalid)?;
+    progress.advance(container.index().file_len().saturating_sub(read));
+    Ok(())
+}
+
+/// A tensor's entry in the header.
+#[derive(Serialize)]
+struct Entry<'a> {
+    dtype: &'static str,
+    shape: &'a [u64],
+    data_offsets: [u64; 2],
+}
+
+/// Writes the header's length and the header, padded with spaces to a multiple of eight bytes.
+fn write_header(
+    sink: &mut impl Write,
+    container: &Container<'_>,
+    tensors: &[Planned<'_>],
+) -> std::io::Result<()> {
+    let metadata: BTreeMap<&str, &str> = container
+        .index()
+        .metadata()
+        .iter()
+        .filter_map(|(key, value)| match value {
+            Value::String(text) => Some((key.strip_prefix(METADATA)?, text)),
+            _ => None,
+        })
+        .collect();
+    let mut position = 0u64;
+    let mut header = serde_json::Map::new();
+    if !metadata.is_empty() {
+        header.insert(HEADER_METADATA.into(), serde_json::to_value(metadata)?);
+    }
+    for planned in tensors {
+        let info = planned.tensor.info();
+        let end = position.saturating_add(planned.len);
+        let entry = Entry { dtype: planned.dtype.name(), shape: info.shape(), data_offsets: [position, end] };
+        header.insert(info.name().into(), serde_json::to_value(entry)?);
+        position = end;
+    }
+    let mut text = serde_json::to_vec(&header)?;
+    text.resize(text.len().next_multiple_of(8), b' ');
+    sink.write_all(&(text.len() as u64).to_le_bytes())?;
+    sink.write_all(&text)
+}
+
+/// Decodes a quantized tensor block by block.
+fn write_decoded(
+    sink: &mut impl Write,
+    tensor: &Tensor<'_>,
+    target: Target,
+    common: &Common,
+    progress: &Progress,
+) -> Result<(), Error> {
+    let Some(matrix) = tensor.matrix() else { return Ok(()) };
+    let (rows, in_features) = (matrix.rows(), matrix.in_features().max(1));
+    let row_bytes = in_features * target.size();
+    let block_rows = (BLOCK / in_features).clamp(1, rows.max(1));
+    let mut block = vec![0u8; block_rows * row_bytes];
+    for first in (0..rows).step_by(block_rows) {
+        check_interrupt()?;
+        let block = &mut block[..(rows - first).min(block_rows) * row_bytes];
+        let overflow = block.par_chunks_exact_mut(row_bytes).enumerate().map_init(
+            || vec![0f32; in_features],
+            |values, (row, out)| {
+                let row = first + row;
+                // The row is the matrix's and `values` has its length.
+                let _ = matrix.decode_rows_into(row..row + 1, values);
+                target.round(values, out).err().map(|column| (row, column, values[column]))
+            },
+        );
+        if let Some((row, column, value)) = overflow.find_first(Option::is_some).flatten() {
+            let info = tensor.info();
+            return Err(Error::Overflow {
+                file: common.input.clone(),
+                tensor: info.name().into(),
+                position: Position::new(info.shape(), row, column),
+                value,
+                dtype: target.dtype(),
+                advice: target.advice(),
+            });
+        }
+        sink.write_all(block).map_err(|source| output::failed(common)(source.into()))?;
+        progress.advance(block.len() as u64);
+    }
+    Ok(())
+}

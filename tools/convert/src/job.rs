@@ -1,0 +1,157 @@
+//! The job: quantizes and writes what the plan says, one tensor at a time in the order of the file.
+
+use std::io::{BufWriter, Seek, Write};
+use std::path::Path;
+use std::time::Instant;
+
+use ccq::Output;
+use ccq::code::Code;
+use ccq::format::{Encoding, Writer};
+use ccq_cli::{Progress, interrupted};
+use ccq_import::{Model, SourceTensor};
+use ccq_quantize::{Options, QuantizedMatrix, quantize_with};
+use rayon::prelude::*;
+
+use crate::args::Common;
+use crate::error::{Error, Position};
+use crate::output::{self, Interruptible};
+use crate::plan::{Plan, plan};
+use crate::policy::{Reason, Rules};
+use crate::report::{Report, Row, TensorError};
+
+/// Converts a source model to a container.
+///
+/// # Errors
+/// Any [`Error`]; nothing is left behind then.
+pub fn convert(common: &Common, rules: &Rules) -> Result<Report, Error> {
+    let start = Instant::now();
+    output::check_input(&common.input)?;
+    let model = Model::open(&common.input)?;
+    let plan = plan(&model, rules, common)?;
+    let output = output::create(common, model.input_files())?;
+    let mut report = Report::new(common);
+    report.total.bytes_in = model.input_files().iter().map(|file| file_len(file)).sum();
+    report.total.bytes_out = plan.layout.index().file_len();
+    report.blobs = plan.blobs.iter().map(|blob| blob.name.clone()).collect();
+    report.left_out = model.ignored_files().iter().filter_map(|file| file_name(file)).collect();
+
+    report.warnings = warnings(&plan, rules);
+
+    let source_bytes = plan.tensors.iter().map(|tensor| model.bytes(tensor.source).len() as u64).sum();
+    let progress = Progress::new(source_bytes);
+    output::show_warnings(&report.warnings, &progress);
+    write(common, &model, &plan, &output, &progress, &mut report)?;
+    output::commit(output)?;
+    progress.finish();
+    report.finish(start.elapsed());
+    Ok(report)
+}
+
+/// Writes everything but the output's name.
+fn write(
+    common: &Common,
+    model: &Model,
+    plan: &Plan<'_>,
+    output: &Output,
+    progress: &Progress,
+    report: &mut Report,
+) -> Result<(), Error> {
+    let failed = output::failed(common);
+    let sink = BufWriter::new(Interruptible(output.file()));
+    let writer = Writer::new(sink, plan.layout.clone()).map_err(&failed)?;
+    let mut job = Job { common, model, progress, writer, weights: Vec::new() };
+    for (planned, info) in plan.tensors.iter().zip(plan.layout.index().tensors()) {
+        let error = job.write_tensor(planned.source, planned.decision.encoding)?;
+        report.add(Row::new(&info, info.dtype(), info.stored_bytes(), &planned.decision.reason), error);
+    }
+    for blob in plan.blobs {
+        progress.work_on(&blob.name);
+        job.writer.write(&blob.name, &[&blob.read()?]).map_err(&failed)?;
+    }
+    job.writer.finish().map_err(&failed)?;
+    Ok(())
+}
+
+/// What could not be done as it was asked.
+fn warnings(plan: &Plan<'_>, rules: &Rules) -> Vec<String> {
+    let refused = plan.tensors.iter().filter(|tensor| matches!(tensor.decision.reason, Reason::Refused(..)));
+    let mut warnings: Vec<_> =
+        refused.map(|tensor| format!("tensor {:?} {}", tensor.source.name, tensor.decision.reason)).collect();
+    let quantizes = plan.tensors.iter().any(|tensor| tensor.decision.encoding != Encoding::Raw);
+    if let (Some(code), false) = (rules.code, quantizes) {
+        warnings.insert(0, format!("no tensor takes {code}; the output holds the model as it is"));
+    }
+    warnings
+}
+
+/// What is needed from tensor to tensor.
+struct Job<'a, W> {
+    common: &'a Common,
+    model: &'a Model,
+    progress: &'a Progress,
+    writer: Writer<W>,
+    weights: Vec<f32>,
+}
+
+impl<W: Write + Seek> Job<'_, W> {
+    fn write_tensor(&mut self, source: &SourceTensor, encoding: Encoding) -> Result<TensorError, Error> {
+        output::check_interrupt()?;
+        self.progress.work_on(&source.name);
+        let failed = output::failed(self.common);
+        match encoding {
+            Encoding::Raw => {
+                let bytes = self.model.bytes(source);
+                self.writer.write(&source.name, &[bytes]).map_err(failed)?;
+                self.progress.advance(bytes.len() as u64);
+                Ok(None)
+            }
+            Encoding::Coded(code) => {
+                let matrix = self.quantize(source, code)?;
+                let planes = matrix.planes();
+                // In file order; the layout has no plane where the code has none.
+                let mut planes = vec![planes.code, planes.local_scale, planes.super_scale, planes.cluster];
+                planes.retain(|plane| !plane.is_empty());
+                self.writer.write(&source.name, &planes).map_err(failed)?;
+                Ok(Some((matrix.squared_error, energy(&self.weights, matrix.in_features))))
+            }
+        }
+    }
+
+    fn quantize(&mut self, source: &SourceTensor, code: Code) -> Result<QuantizedMatrix, Error> {
+        let in_features =
+            source.shape.last().and_then(|&in_features| usize::try_from(in_features).ok()).unwrap_or(0);
+        let row_bytes = in_features as u64 * source.dtype.bits() / 8;
+        self.model.decode_f32(source, &mut self.weights)?;
+        let progress = |rows: usize| {
+            self.progress.advance(rows as u64 * row_bytes);
+            !interrupted()
+        };
+        let refused = |error| {
+            let (file, tensor) = (self.model.file(source).to_path_buf(), source.name.clone());
+            match error {
+                ccq_quantize::Error::Cancelled => Error::Interrupted,
+                ccq_quantize::Error::NonFinite { row, column, value } => {
+                    let position = Position::new(&source.shape, row, column);
+                    Error::NonFinite { file, tensor, position, value }
+                }
+                source => Error::Quantize { file, tensor, source },
+            }
+        };
+        quantize_with(&self.weights, in_features, &Options::new(code), &progress).map_err(refused)
+    }
+}
+
+/// The sum of squares, the same for any number of threads.
+fn energy(weights: &[f32], in_features: usize) -> f64 {
+    let row = |row: &[f32]| row.iter().map(|&weight| f64::from(weight) * f64::from(weight)).sum::<f64>();
+    weights.par_chunks(in_features.max(1)).map(row).collect::<Vec<_>>().iter().sum()
+}
+
+/// A file's length, 0 where it has vanished: it only informs.
+pub fn file_len(path: &Path) -> u64 {
+    path.metadata().map_or(0, |metadata| metadata.len())
+}
+
+fn file_name(path: &Path) -> Option<String> {
+    path.file_name().map(|name| name.to_string_lossy().into_owned())
+}

@@ -1,0 +1,123 @@
+//! What both directions do around their work: the input that must be there, the output that may not be written
+//! over, warnings, and a sink that Ctrl-C reaches.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use ccq::format::WriteError;
+use ccq::{Output, OutputError};
+use ccq_cli::{Progress, interrupted, printable};
+
+use crate::args::Common;
+use crate::error::Error;
+
+/// Warnings about single tensors go to standard error up to this many; the report names them all.
+const WARNINGS_SHOWN: usize = 20;
+
+/// Checks that there is an input, and looks for a better name if there is none.
+///
+/// # Errors
+/// `NoInput`.
+pub fn check_input(input: &Path) -> Result<(), Error> {
+    match input.metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        _ => return Ok(()), // whoever opens it says more
+    }
+    let folder = input.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let entries = folder.read_dir().ok().into_iter().flatten().flatten();
+    let models = entries.map(|entry| entry.path()).filter(|path| {
+        let extension = path.extension().and_then(OsStr::to_str);
+        matches!(extension, Some("safetensors" | "ccq"))
+    });
+    Err(Error::NoInput { input: input.into(), other: models.min() })
+}
+
+/// Creates the unfinished output, none of whose names may be an input's: links are followed.
+///
+/// # Errors
+/// `OutputIsInput`, `OutputIsFolder`, `NoFolder`, `OutputExists`, `Output`.
+pub fn create<P: AsRef<Path>>(common: &Common, inputs: &[P]) -> Result<Output, Error> {
+    let output = &common.output;
+    let mut partial = OsString::from(output);
+    partial.push(".partial");
+    for name in [output.clone(), PathBuf::from(partial)] {
+        for input in inputs.iter().map(AsRef::as_ref) {
+            if same_file::is_same_file(&name, input).unwrap_or(false) {
+                return Err(Error::OutputIsInput { output: name, input: input.into() });
+            }
+        }
+    }
+    if output.is_dir() {
+        return Err(Error::OutputIsFolder { output: output.clone() });
+    }
+    if let Some(folder) = output.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.exists())
+    {
+        return Err(Error::NoFolder { folder: folder.into() });
+    }
+    Output::create(output, common.overwrite).map_err(refused)
+}
+
+/// Gives the output its name, unless Ctrl-C came first.
+///
+/// # Errors
+/// `Interrupted`, `OutputExists`, `Output`.
+pub fn commit(output: Output) -> Result<(), Error> {
+    check_interrupt()?;
+    output.commit().map_err(refused)
+}
+
+/// Writes the first warnings to standard error.
+pub fn show_warnings(warnings: &[String], progress: &Progress) {
+    for warning in warnings.iter().take(WARNINGS_SHOWN) {
+        progress.line(&format!("warning: {}", printable(warning)));
+    }
+    if let more @ 1.. = warnings.len().saturating_sub(WARNINGS_SHOWN) {
+        progress.line(&format!("warning: {more} more of these; the report names them"));
+    }
+}
+
+/// The error of a failed write: Ctrl-C ends the sink, too.
+pub fn failed(common: &Common) -> impl Fn(WriteError) -> Error {
+    let output = common.output.clone();
+    move |source| {
+        if interrupted() { Error::Interrupted } else { Error::Write { output: output.clone(), source } }
+    }
+}
+
+/// # Errors
+/// `Interrupted` after Ctrl-C.
+pub fn check_interrupt() -> Result<(), Error> {
+    if interrupted() { Err(Error::Interrupted) } else { Ok(()) }
+}
+
+fn refused(error: OutputError) -> Error {
+    match error {
+        OutputError::Exists { path } => Error::OutputExists { output: path },
+        other => Error::Output(other),
+    }
+}
+
+/// A sink that fails after Ctrl-C.
+#[derive(Debug)]
+pub struct Interruptible<W>(pub W);
+
+impl<W: Write> Write for Interruptible<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if interrupted() {
+            // Not `ErrorKind::Interrupted`, after which writers try again.
+            return Err(io::Error::other("interrupted"));
+        }
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl<W: Seek> Seek for Interruptible<W> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.0.seek(to)
+    }
+}

@@ -1,0 +1,234 @@
+//! What was done: every tensor with its encoding and the reason, and totals, as a table or as JSON.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use ccq::format::{Dtype, Encoding, TensorInfo};
+use ccq_cli::{Column, Table, bytes, count, duration, printable};
+use serde::Serialize;
+
+use crate::args::Common;
+
+/// The report; its JSON has these fields.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// The input as it was given.
+    pub input: String,
+    /// The output as it was given.
+    pub output: String,
+    /// Sums.
+    pub total: Total,
+    /// Tensors in the order of their names.
+    pub tensors: Vec<Row>,
+    /// The model's own files that the output carries.
+    pub blobs: Vec<String>,
+    /// What lay beside the model, or in the container, and is not in the output.
+    pub left_out: Vec<String>,
+    /// What could not be done as it was asked.
+    pub warnings: Vec<String>,
+    #[serde(skip)]
+    squared_error: f64,
+    #[serde(skip)]
+    energy: f64,
+    #[serde(skip)]
+    quantized_bits: f64,
+    #[serde(skip)]
+    quantized_parameters: u64,
+}
+
+/// Sums over the tensors.
+#[derive(Debug, Default, Serialize)]
+pub struct Total {
+    /// Number of tensors.
+    pub tensors: u64,
+    /// Those that are quantized in the container.
+    pub quantized: u64,
+    /// Elements of all tensors.
+    pub parameters: u64,
+    /// Bytes of the input files.
+    pub bytes_in: u64,
+    /// Bytes of the output file.
+    pub bytes_out: u64,
+    /// Bits per weight: all bytes of the output over all parameters; `null` without parameters.
+    pub bpw: Option<f64>,
+    /// The same over the quantized tensors alone; `null` where the output has none.
+    pub quantized_bpw: Option<f64>,
+    /// Squared error over energy of the quantized tensors, pooled; `null` where nothing was quantized.
+    pub relative_mse: Option<f64>,
+    /// Time taken.
+    pub seconds: f64,
+}
+
+/// Squared error and energy of a tensor that was quantized.
+pub type TensorError = Option<(f64, f64)>;
+
+/// A tensor of the report.
+#[derive(Debug, Serialize)]
+pub struct Row {
+    name: String,
+    shape: Vec<u64>,
+    dtype: &'static str,
+    encoding: String,
+    bytes: u64,
+    bpw: Option<f64>,
+    reason: String,
+    relative_mse: Option<f64>,
+    #[serde(skip)]
+    quantized: bool,
+    #[serde(skip)]
+    elements: u64,
+}
+
+impl Row {
+    /// The tensor's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A tensor as the container has it, its dtype and bytes in the output, and the reason.
+    pub fn new(info: &TensorInfo<'_>, dtype: Dtype, bytes: u64, reason: &impl ToString) -> Self {
+        let elements = info.elements();
+        Self {
+            name: info.name().into(),
+            shape: info.shape().into(),
+            dtype: dtype.name(),
+            encoding: info.encoding().to_string(),
+            bytes,
+            bpw: bpw(bytes as f64 * 8.0, elements),
+            reason: reason.to_string(),
+            relative_mse: None,
+            quantized: info.encoding() != Encoding::Raw,
+            elements,
+        }
+    }
+}
+
+impl Report {
+    /// A report without tensors.
+    pub fn new(common: &Common) -> Self {
+        Self {
+            input: common.input.display().to_string(),
+            output: common.output.display().to_string(),
+            total: Total::default(),
+            tensors: Vec::new(),
+            blobs: Vec::new(),
+            left_out: Vec::new(),
+            warnings: Vec::new(),
+            squared_error: 0.0,
+            energy: 0.0,
+            quantized_bits: 0.0,
+            quantized_parameters: 0,
+        }
+    }
+
+    /// Adds a tensor.
+    pub fn add(&mut self, mut row: Row, error: TensorError) {
+        if let Some((squared_error, energy)) = error {
+            row.relative_mse = relative(squared_error, energy);
+            self.squared_error += squared_error;
+            self.energy += energy;
+        }
+        if row.quantized {
+            self.total.quantized += 1;
+            self.quantized_parameters += row.elements;
+            self.quantized_bits += row.bytes as f64 * 8.0;
+        }
+        self.total.tensors += 1;
+        self.total.parameters += row.elements;
+        self.tensors.push(row);
+    }
+
+    /// Computes what the sums lead to.
+    pub fn finish(&mut self, elapsed: Duration) {
+        self.total.bpw = bpw(self.total.bytes_out as f64 * 8.0, self.total.parameters);
+        self.total.quantized_bpw = bpw(self.quantized_bits, self.quantized_parameters);
+        self.total.relative_mse = relative(self.squared_error, self.energy);
+        self.total.seconds = elapsed.as_secs_f64();
+    }
+
+    /// Writes one JSON object on one line.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write_json(&self, out: &mut impl Write) -> io::Result<()> {
+        serde_json::to_writer(&mut *out, self)?;
+        writeln!(out)
+    }
+
+    /// Writes the closing table in at most `columns` columns.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write_table(&self, out: &mut impl Write, columns: Option<usize>) -> io::Result<()> {
+        let mut table = Table::new([
+            Column::name("tensor"),
+            Column::right("shape"),
+            Column::left("encoding"),
+            Column::right("bpw"),
+            Column::right("bytes"),
+            Column::right("rel. MSE"),
+            Column::name("reason"),
+        ]);
+        for row in &self.tensors {
+            let shape: Vec<_> = row.shape.iter().map(u64::to_string).collect();
+            table.row([
+                row.name.clone(),
+                format!("[{}]", shape.join(", ")),
+                if row.quantized { row.encoding.clone() } else { format!("raw {}", row.dtype) },
+                fixed(row.bpw, 2),
+                count(row.bytes),
+                fixed(row.relative_mse, 5),
+                row.reason.clone(),
+            ]);
+        }
+        let tensor_bytes = self.tensors.iter().map(|row| row.bytes).sum();
+        table.rule();
+        table.row([
+            String::from("total"),
+            count(self.total.parameters),
+            String::new(),
+            String::new(),
+            count(tensor_bytes),
+            fixed(self.total.relative_mse, 5),
+        ]);
+        table.write(out, columns)?;
+        self.write_summary(out)
+    }
+
+    fn write_summary(&self, out: &mut impl Write) -> io::Result<()> {
+        let Total { tensors, quantized, bytes_in, bytes_out, bpw, quantized_bpw, seconds, .. } = self.total;
+        writeln!(out)?;
+        writeln!(out, "{} -> {}", printable(&self.input), printable(&self.output))?;
+        let refused = self.tensors.iter().filter(|row| row.reason.starts_with("could not take")).count();
+        let refused = match refused {
+            0 => String::new(),
+            refused => format!(" ({} could not take the encoding)", count(refused as u64)),
+        };
+        let raw = count(tensors - quantized);
+        writeln!(out, "  tensors  {}: {} quantized, {raw} raw{refused}", count(tensors), count(quantized))?;
+        writeln!(out, "  bytes    {} -> {}", bytes(bytes_in), bytes(bytes_out))?;
+        if let Some(bpw) = bpw {
+            let quantized = quantized_bpw.map_or(String::new(), |bpw| format!(" ({bpw:.2} where quantized)"));
+            writeln!(out, "  bpw      {bpw:.2}{quantized}")?;
+        }
+        writeln!(out, "  time     {}", duration(Duration::from_secs_f64(seconds)))?;
+        for (title, names) in [("carried", &self.blobs), ("left out", &self.left_out)] {
+            if !names.is_empty() {
+                writeln!(out, "  {title:8} {}", printable(&names.join(", ")))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn bpw(bits: f64, elements: u64) -> Option<f64> {
+    (elements > 0).then(|| bits / elements as f64)
+}
+
+fn relative(squared_error: f64, energy: f64) -> Option<f64> {
+    Some(squared_error / energy).filter(|relative| relative.is_finite())
+}
+
+fn fixed(value: Option<f64>, decimals: usize) -> String {
+    value.map_or(String::new(), |value| format!("{value:.decimals$}"))
+}
