@@ -105,17 +105,28 @@ pub enum CodeError {
 impl fmt::Display for CodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::SegmentCount(n) => write!(f, "{n} segments, expected 1 to {MAX_SEGMENTS}"),
+            Self::SegmentCount(n) => {
+                write!(f, "{n} segments, expected 1 to {MAX_SEGMENTS} and the unused ones zero")
+            }
             Self::Segment(Segment { state_bits, states, shift }) => {
-                write!(f, "segment ({state_bits}, {states}, {shift}) is not a code")
+                write!(
+                    f,
+                    "segment ({state_bits}, {states}, {shift}), expected (L, N, S) with 1 <= S <= L <= 16 and N >= 1"
+                )
             }
             Self::WordBits { bits, expected } => {
-                write!(f, "segments of {bits} bits in a word of {expected} bits")
+                write!(f, "segments of {bits} bits, expected {expected} (9 to 16 behind a cluster)")
             }
-            Self::Word(bits) => write!(f, "a stored word of {bits} bits"),
+            Self::Word(bits) => {
+                write!(f, "a stored word of {bits} bits, expected 8 or 16 (8 behind a cluster)")
+            }
             Self::GroupSize(size) => write!(f, "group size {size} is not allowed"),
             Self::ScaleBits { spare, scale } => {
-                write!(f, "local scale {scale:?} does not fit {spare} spare bits")
+                write!(
+                    f,
+                    "local scale {scale:?} with {spare} spare bits, expected all of them embedded from 4 on, a plane \
+                     below 4, none per channel"
+                )
             }
             Self::TooLarge => f.write_str("planes larger than 2^64 - 1 bytes"),
         }

@@ -36,7 +36,7 @@ pub enum Error {
         minor: u16,
     },
     /// Something that a reader must understand and this one does not.
-    #[error("[3.3] {feature} at {at} is not known to this reader: update the reader")]
+    #[error("[{}] {feature} at {at} is not known to this reader: update the reader", feature.clause())]
     UnsupportedFeature {
         /// What it is.
         feature: Feature,
@@ -44,7 +44,7 @@ pub enum Error {
         at: Place,
     },
     /// A reserved field is not zero.
-    #[error("[1.3] the reserved field at {at} is not zero")]
+    #[error("[1.3] a reserved field or flag of the record at {at} is not zero")]
     Reserved {
         /// Where it is.
         at: Place,
@@ -62,7 +62,9 @@ pub enum Error {
         found: u32,
     },
     /// More than this reader is willing to open.
-    #[error("[9.3] {what}: {found}, this reader takes at most {limit}")]
+    #[error(
+        "[9.3] {found} {what}, expected at most {limit}: more than the limits or the file's length allow"
+    )]
     LimitExceeded {
         /// What there is too much of.
         what: &'static str,
@@ -72,7 +74,7 @@ pub enum Error {
         found: u64,
     },
     /// A computed size exceeds 2^64 - 1.
-    #[error("[4.5] {what} at {at} overflows 64 bits")]
+    #[error("[{}] {what} at {at} exceeds 64 bits", clause(what))]
     Overflow {
         /// Which computation.
         what: &'static str,
@@ -88,7 +90,7 @@ pub enum Error {
         fault: ShapeFault,
     },
     /// A range outside the part of the file it belongs to.
-    #[error("[3.6] {what} at {at}: bytes {start}..{end} lie outside {low}..{high}")]
+    #[error("[{}] {what} at {at}: {start}..{end} lies outside {low}..{high}", clause(what))]
     OutOfBounds {
         /// What the range is of.
         what: &'static str,
@@ -104,7 +106,7 @@ pub enum Error {
         high: u64,
     },
     /// Ranges or records that do not follow each other as they must.
-    #[error("[3.6] {what} at {at}: {fault}: expected {expected}, found {found}")]
+    #[error("[{}] {what} at {at}: {fault}{}", clause(what), Found { expected, found })]
     Layout {
         /// What is out of place.
         what: &'static str,
@@ -126,7 +128,7 @@ pub enum Error {
         fault: NameFault,
     },
     /// A metadata entry that is not well-formed.
-    #[error("[7] metadata entry at {at}: {fault}")]
+    #[error("[{}] metadata entry at {at}: {fault}", fault.clause())]
     BadMetadata {
         /// Where it is; the key stands for the tensor.
         at: Place,
@@ -134,7 +136,7 @@ pub enum Error {
         fault: MetadataFault,
     },
     /// A code description or a set of planes that is not one.
-    #[error("[4.7] {at}: {fault}")]
+    #[error("[{}] {at}: {fault}", fault.clause())]
     BadEncoding {
         /// Which tensor.
         at: Place,
@@ -149,7 +151,7 @@ pub enum Error {
     },
     /// A chunk of a plane does not match its checksum.
     #[error(
-        "[5.9] {at}, {plane} plane, chunk {chunk}: checksum {found:08x}, expected {expected:08x}: the file is damaged"
+        "[5.9] {at}, {plane} plane, chunk {chunk}: checksum {found:08x}, expected {expected:08x}: the file is damaged, fetch it again"
     )]
     PayloadChecksum {
         /// Which tensor or blob, and the chunk's first byte.
@@ -164,7 +166,7 @@ pub enum Error {
         found: u32,
     },
     /// Padding that is not zero.
-    #[error("[5.2] {what} at {at} is not zero")]
+    #[error("[{}] {what} at {at} is not zero", clause(what))]
     Padding {
         /// Which padding.
         what: &'static str,
@@ -172,7 +174,7 @@ pub enum Error {
         at: Place,
     },
     /// A scale or a cluster parameter is NaN or infinite.
-    #[error("[5.6] {at}, {plane} plane, row {row}: {value} is not a finite number")]
+    #[error("[{}] {at}, {plane} plane, row {row}: {value} is not a finite number", clause(plane))]
     NonFinite {
         /// Which tensor, and the value's first byte.
         at: Place,
@@ -239,6 +241,77 @@ impl fmt::Display for Place {
     }
 }
 
+/// The clause of the specification that `what` is about.
+fn clause(what: &str) -> &'static str {
+    match what {
+        "the length of the file" => "3.4",
+        "header" | "file" | "section" | "padding before a section" => "3.6",
+        "index" | "planes" => "4.1",
+        "name" | "strings" => "4.2",
+        "dimensions" | "first plane of a tensor" => "4.4",
+        "the product of the dimensions" => "4.5",
+        "the length in bits" => "4.6",
+        "plane of a blob" => "4.8",
+        "plane" | "payload" | "padding before a plane" => "5.2",
+        "the length of a plane" | "padding of a row" => "5.4",
+        "last nibble of a row" => "5.5",
+        "super-scale" => "5.6",
+        "cluster" => "5.7",
+        "checksums" | "first checksum of a plane" => "5.9",
+        "spare bits of a group" => "6.4",
+        "metadata padding" => "7.1",
+        _ => "9.2",
+    }
+}
+
+impl Feature {
+    fn clause(self) -> &'static str {
+        match self {
+            Self::Incompat => "3.3",
+            Self::Section => "3.6",
+            Self::Encoding => "4.4",
+            Self::Dtype => "4.6",
+            Self::Plane => "5.1",
+        }
+    }
+}
+
+impl MetadataFault {
+    fn clause(self) -> &'static str {
+        match self {
+            Self::UnknownType | Self::BadLength | Self::BadBool | Self::NotUtf8 => "7.3",
+            Self::Unsorted | Self::Duplicate => "7.2",
+            Self::WrongType => "7.4",
+        }
+    }
+}
+
+impl EncodingFault {
+    fn clause(self) -> &'static str {
+        match self {
+            Self::Code(CodeError::ScaleBits { .. }) => "6.4",
+            Self::Code(_) | Self::Field(_) => "4.7",
+            Self::Planes { .. } | Self::PlaneKind { .. } => "5.3",
+            Self::PlaneSize { plane: "local-scale", .. } => "5.5",
+            Self::PlaneSize { plane, .. } => clause(plane),
+            Self::RowStride { .. } => "5.4",
+        }
+    }
+}
+
+/// The two numbers of a message, where they say anything: names out of order have none.
+struct Found<'a> {
+    expected: &'a u64,
+    found: &'a u64,
+}
+
+impl fmt::Display for Found<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { expected, found } = self;
+        if expected == found { Ok(()) } else { write!(f, ": expected {expected}, found {found}") }
+    }
+}
+
 /// Enums whose variants carry a message only.
 macro_rules! faults {
     ($($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)* })*) => {$(
@@ -291,9 +364,9 @@ faults! {
         /// Leaves more than alignment needs.
         Hole = "leaves a hole before it",
         /// Not in its place of the order.
-        Unsorted = "out of order",
+        Unsorted = "not in ascending order",
         /// A length that is not the sum of its parts.
-        Length = "length is not the sum of its parts",
+        Length = "count or length is not that of its parts",
         /// The file goes on after its last section.
         TrailingBytes = "bytes after the end",
     }
@@ -315,9 +388,9 @@ faults! {
     /// What is wrong with a metadata entry.
     MetadataFault {
         /// An identifier that is no type.
-        UnknownType = "unknown value type",
+        UnknownType = "value type is not 1 to 6",
         /// A fixed-size value of another length, or an entry that runs past its section.
-        BadLength = "wrong length",
+        BadLength = "a value of the wrong length for its type, or an entry that ends after its section",
         /// A bool that is neither 0 nor 1.
         BadBool = "a bool that is neither 0 nor 1",
         /// A string that is not UTF-8.
@@ -327,7 +400,7 @@ faults! {
         /// The same key twice.
         Duplicate = "the same key twice",
         /// A known key with another type than its own.
-        WrongType = "a known key with a value of the wrong type",
+        WrongType = "a known key whose value is not a string",
     }
 }
 
@@ -410,7 +483,9 @@ impl fmt::Display for EncodingFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Code(error) => error.fmt(f),
-            Self::Field(field) => write!(f, "`{field}` of the code description has no such value"),
+            Self::Field(field) => {
+                write!(f, "`{field}` of the code description holds a value that stands for nothing")
+            }
             Self::Planes { expected, found } => write!(f, "{found} planes, expected {expected}"),
             Self::PlaneKind { expected, found } => write!(f, "plane of kind {found}, expected {expected}"),
             Self::PlaneSize { plane, expected, found } => {
@@ -439,8 +514,10 @@ pub enum ShardFault {
 impl fmt::Display for ShardFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Index { index, count } => write!(f, "shard {index} of {count} (counted from 0)"),
-            Self::SetId => f.write_str("a file that stands alone carries the id of a set"),
+            Self::Index { index, count } => {
+                write!(f, "shard index {index} in a set of {count}, expected less than the count")
+            }
+            Self::SetId => f.write_str("a file that stands alone carries the id of a set, expected zeros"),
         }
     }
 }

@@ -176,9 +176,7 @@ impl Parser<'_> {
         check_limit("dimensions of a tensor", rank, self.limits.rank)?;
         let end = end_of("dimensions", first, rank, at)?;
         let range = usize_range(first, end);
-        let Some((range, dims)) =
-            range.and_then(|range| Some((range.clone(), self.dims.get(range)?)))
-        else {
+        let Some((range, dims)) = range.and_then(|range| Some((range.clone(), self.dims.get(range)?))) else {
             let (what, high) = ("dimensions", self.dims.len() as u64);
             return Err(Error::OutOfBounds { what, at: at.into(), start: first, end, low: 0, high });
         };
@@ -205,7 +203,10 @@ impl Parser<'_> {
             return Err(Error::UnsupportedFeature { feature: Feature::Plane, at: at.into() });
         }
         if expected != found {
-            return Err(Error::BadEncoding { at: at.into(), fault: EncodingFault::PlaneKind { expected, found } });
+            return Err(Error::BadEncoding {
+                at: at.into(),
+                fault: EncodingFault::PlaneKind { expected, found },
+            });
         }
         let (offset, len) = (record.offset.get(), record.len.get());
         let payload_end = self.payload.offset.saturating_add(self.payload.len);
