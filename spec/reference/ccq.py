@@ -149,7 +149,7 @@ class File:
             need(dim == first_dim, "Layout", "first_dim of %s is %d" % (quote(name), dim), at + 16)
             need(plane == first_plane, "Layout", "first_plane of %s is %d" % (quote(name), plane), at + 24)
             first_dim, first_plane = dim + rank, plane + planes
-            need(first_plane <= self.plane_count, "Layout", "plane_count of %s is %d" % (quote(name), planes), at + 32)
+            need(first_plane <= self.plane_count, "BadEncoding", "plane_count of %s is %d" % (quote(name), planes), at + 32)
             need(dtype in DTYPES, "UnsupportedFeature", "dtype %d" % dtype, at + 36)
             need(encoding in (0, 1), "UnsupportedFeature", "encoding %d" % encoding, at + 38)
             t = Record(name=name, shape=tuple(dims[dim:dim + rank]), dtype=DTYPES[dtype][0], encoding=None,

@@ -6,8 +6,8 @@ use core::ops::Range;
 
 use zerocopy::FromBytes;
 
-use super::cursor::check_zeros;
-use super::error::{Error, MetadataFault, Place};
+use super::cursor::{check_zeros, end_of, usize_range};
+use super::error::{At, Error, MetadataFault, Place};
 use super::layout::{METADATA_ALIGN, MetadataRecord};
 use super::limits::Limits;
 use super::name::check_name;
@@ -108,16 +108,21 @@ impl Metadata {
             let short = || bad(MetadataFault::BadLength);
             let rest = section.get(start..).unwrap_or_default();
             let (record, _) = MetadataRecord::ref_from_prefix(rest).map_err(|_| short())?;
-            let advance = |from: usize, by: u64| usize::try_from(by).ok().and_then(|by| from.checked_add(by));
-            let key_start = advance(start, size_of::<MetadataRecord>() as u64).ok_or_else(short)?;
-            let key_end = advance(key_start, record.key_len.get().into()).ok_or_else(short)?;
-            let value_end = advance(key_end, record.value_len.get()).ok_or_else(short)?;
-            let end = value_end.checked_next_multiple_of(METADATA_ALIGN).ok_or_else(short)?;
+            let place = At::byte(at);
+            let key_at = end_of("metadata entry", start as u64, size_of::<MetadataRecord>() as u64, place)?;
+            let value_at = end_of("metadata entry", key_at, record.key_len.get().into(), place)?;
+            let value_end = end_of("metadata entry", value_at, record.value_len.get(), place)?;
+            let end = value_end
+                .checked_next_multiple_of(METADATA_ALIGN as u64)
+                .ok_or_else(|| Error::Overflow { what: "metadata entry", at: place.into() })?;
+            let within = |from, to| usize_range(from, to).filter(|range| range.end <= section.len());
+            let key_range = within(key_at, value_at).ok_or_else(short)?;
+            let value_range = within(value_at, value_end).ok_or_else(short)?;
+            let padding_range = within(value_end, end).ok_or_else(short)?;
 
-            let key = section.get(key_start..key_end).ok_or_else(short)?;
-            let value = section.get(key_end..value_end).ok_or_else(short)?;
-            let padding = section.get(value_end..end).ok_or_else(short)?;
-            let name = check_name(key, offset.saturating_add(key_start as u64), limits)?;
+            let part = |range: &Range<usize>| section.get(range.clone()).unwrap_or_default();
+            let (key, value, next) = (part(&key_range), part(&value_range), padding_range.end);
+            let name = check_name(key, offset.saturating_add(key_at), limits)?;
             let bad = |fault| Error::BadMetadata { at: Place::named(at, name), fault };
             if key <= previous && !entries.is_empty() {
                 let twice = key == previous;
@@ -128,10 +133,11 @@ impl Metadata {
             if KNOWN_STRING_KEYS.contains(&name) && !matches!(decoded, Value::String(_)) {
                 return Err(bad(MetadataFault::WrongType));
             }
-            check_zeros(padding, "metadata padding", offset.saturating_add(value_end as u64), name)?;
-            entries.push(Entry { key: key_start..key_end, value: key_end..value_end, value_type });
+            let padding = part(&padding_range);
+            check_zeros(padding, "metadata padding", offset.saturating_add(value_end), name)?;
+            entries.push(Entry { key: key_range, value: value_range, value_type });
             previous = key;
-            start = end;
+            start = next;
         }
         Ok(Self { bytes: section.into(), entries })
     }

@@ -11,7 +11,7 @@ Examples:
   ccq-verify model.ccq --source path/to/model
       the same, then the error of every tensor against a model folder
   ccq-verify layer.ccq --source layer.safetensors --max-error 0.12 --json
-      one JSON object; exit code 4 if a quantized tensor is worse
+      one JSON object; exit code 4 if the quantized tensors together are worse
   ccq-verify list model.ccq
       what is in the file, from its index alone
 
@@ -22,7 +22,7 @@ Exit codes:
   1    something could not be read, or the file disagrees with the source
   2    the command line is wrong
   3    the file, or the source, is damaged or not of its format
-  4    a quantized tensor's relative MSE exceeds --max-error
+  4    the relative MSE of the quantized tensors exceeds --max-error
   130  interrupted";
 
 const LIST_EXAMPLES: &str = "\
@@ -71,7 +71,7 @@ pub struct CheckArgs {
     /// Print one JSON object; what is undefined is null
     #[arg(long)]
     pub json: bool,
-    /// Exit with code 4 if the relative MSE of a quantized tensor exceeds X
+    /// Exit with code 4 if the relative MSE of the quantized tensors together exceeds X
     #[arg(long, value_name = "X", requires = "source", allow_negative_numbers = true, value_parser = max_error)]
     pub max_error: Option<f64>,
     /// Threads to use [default: all cores]

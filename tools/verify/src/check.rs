@@ -2,7 +2,7 @@
 
 use ccq::Container;
 use ccq::format::Encoding;
-use ccq_cli::{Exit, Progress, interrupted, stdout_width};
+use ccq_cli::{Exit, Progress, interrupted, printable, stdout_width};
 use ccq_import::{Model, SourceTensor};
 use ccq_quantize::ErrorStats;
 use rayon::ThreadPoolBuilder;
@@ -98,7 +98,7 @@ fn check_against(
 ) -> Result<(), Failure> {
     let mut pooled = ErrorStats::default();
     let mut mismatches = Vec::new();
-    let mut exceeding = Vec::new();
+    let mut undefined = Vec::new();
     for (tensor, row) in container.tensors().zip(&mut report.tensors) {
         let name = tensor.info().name();
         progress.work_on(name);
@@ -112,8 +112,7 @@ fn check_against(
         (row.figures, row.note) = (figures, note);
         if quantized {
             stats.iter().for_each(|stats| pooled.merge(stats));
-            let message = max_error.and_then(|limit| exceeds(row, stats.as_ref(), limit));
-            exceeding.extend(message.map(|message| Problem::of(Kind::Threshold, name, &message)));
+            undefined.extend(undefined_error(row, stats.as_ref()));
         }
     }
     // A shard holds a part of its model.
@@ -125,7 +124,10 @@ fn check_against(
     }
     report.total.relative_mse = pooled.relative_mse();
     report.problems.extend(mismatches);
-    report.problems.extend(exceeding);
+    if let Some(limit) = max_error {
+        let exceeding = exceeds(report, limit);
+        report.problems.extend(undefined.into_iter().chain(exceeding));
+    }
     Ok(())
 }
 
@@ -133,18 +135,35 @@ fn view<'a>(source: &'a Model, tensor: &'a SourceTensor) -> Source<'a> {
     Source { shape: &tensor.shape, dtype: tensor.dtype, bytes: source.bytes(tensor) }
 }
 
-/// Says how a quantized tensor exceeds the limit. An error that cannot be told does, unless it is none at all.
-fn exceeds(row: &TensorReport, stats: Option<&ErrorStats>, limit: f64) -> Option<String> {
-    match row.figures.relative_mse {
-        Some(mse) if mse <= limit => None,
-        Some(mse) => Some(format!(
-            "relative MSE {} exceeds --max-error {limit}: give it a larger encoding, or leave it raw",
-            significant(Some(mse))
-        )),
-        None if stats.is_some_and(|stats| stats.squared_error == 0.0) => None,
-        None => {
-            let why = row.note.as_deref().unwrap_or("it was not compared");
-            Some(format!("relative MSE is undefined ({why}), --max-error {limit} cannot be met"))
-        }
+/// A quantized tensor whose error cannot be told meets no limit, unless it has none at all.
+fn undefined_error(row: &TensorReport, stats: Option<&ErrorStats>) -> Option<Problem> {
+    let exact = stats.is_some_and(|stats| stats.squared_error == 0.0);
+    if row.figures.relative_mse.is_some() || exact {
+        return None;
     }
+    let why = row.note.as_deref().unwrap_or("it was not compared");
+    let message = format!("relative MSE is undefined ({why}), so no --max-error can be met");
+    Some(Problem::of(Kind::Threshold, &row.name, &message))
+}
+
+/// Says that the quantized tensors together exceed the limit, and which of them are the worst.
+fn exceeds(report: &Report, limit: f64) -> Option<Problem> {
+    /// Tensors named.
+    const WORST: usize = 3;
+    let total = report.total.relative_mse.filter(|&mse| mse > limit)?;
+    let mut worst: Vec<_> =
+        report.tensors.iter().filter_map(|row| Some((row.figures.relative_mse?, &row.name))).collect();
+    worst.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let worst: Vec<_> = worst
+        .iter()
+        .take(WORST)
+        .map(|(mse, name)| format!("`{}` {}", printable(name), significant(Some(*mse))))
+        .collect();
+    let message = format!(
+        "relative MSE {} of the quantized tensors together exceeds --max-error {limit} (worst: {}): take a larger \
+         encoding, or keep the worst raw",
+        significant(Some(total)),
+        worst.join(", ")
+    );
+    Some(Problem { kind: Kind::Threshold, name: None, message })
 }

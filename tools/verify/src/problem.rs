@@ -18,7 +18,7 @@ pub enum Kind {
     Damaged,
     /// The file and the source are not of the same model.
     Mismatch,
-    /// A quantized tensor is worse than asked for.
+    /// The quantized tensors are worse than asked for.
     Threshold,
 }
 

@@ -51,7 +51,7 @@ pub fn cases() -> Result<Vec<Case>> {
             "LimitExceeded{bytes of a name}",
             with(&[entry(&[b'k'; 1025], BYTES, b"")])?,
         ),
-        ("metadata-value-huge", "BadMetadata{BadLength}", with_bytes(8, &u64::MAX.to_le_bytes())?),
+        ("metadata-value-huge", "Overflow{metadata entry}", with_bytes(8, &u64::MAX.to_le_bytes())?),
         ("metadata-value-large", "BadMetadata{BadLength}", with_bytes(8, &(1u64 << 60).to_le_bytes())?),
         ("metadata-value-past-end", "BadMetadata{BadLength}", with_bytes(8, &16u64.to_le_bytes())?),
         ("metadata-key-huge", "BadMetadata{BadLength}", with_bytes(0, &u32::MAX.to_le_bytes())?),
