@@ -53,7 +53,8 @@ impl Recipe {
     pub fn build(&self) -> Option<Vec<u8>> {
         let tensors = self.tensors.iter().take(8).map(|(name, encoding, shape, leading)| {
             let encoding = encoding_of(*encoding);
-            let shape = leading.iter().take(3).map(|&d| u64::from(d % 4)).chain(shape.map(u64::from)).collect();
+            let shape =
+                leading.iter().take(3).map(|&d| u64::from(d % 4)).chain(shape.map(u64::from)).collect();
             TensorSpec { name: name.clone(), shape, dtype: Dtype::F16, encoding }
         });
         let metadata = self.metadata.iter().map(|(key, (kind, number, text))| {
@@ -68,15 +69,19 @@ impl Recipe {
             (key.as_str(), value)
         });
         let blobs = self.blobs.iter().map(|(name, &len)| (name.clone(), len.into())).collect();
-        let contents = Contents { tensors: tensors.collect(), blobs, metadata: metadata.collect(), shard: None };
+        let contents =
+            Contents { tensors: tensors.collect(), blobs, metadata: metadata.collect(), shard: None };
         let layout = Layout::new(contents).ok()?;
-        let planes: Vec<_> = layout.index().planes().iter().map(|plane| vec![self.fill; plane.len as usize]).collect();
+        let planes: Vec<_> =
+            layout.index().planes().iter().map(|plane| vec![self.fill; plane.len as usize]).collect();
         let counts: Vec<_> = layout.index().tensors().map(|tensor| tensor.planes().len()).collect();
         let mut writer = Writer::new(Cursor::new(Vec::new()), layout).ok()?;
         let mut planes = planes.iter().map(Vec::as_slice);
         for count in counts.into_iter().chain(self.blobs.iter().map(|_| 1)) {
             let name = writer.next_name()?.to_owned();
-            writer.write(&name, &planes.by_ref().take(count).collect::<Vec<_>>()).expect("planes of the layout");
+            writer
+                .write(&name, &planes.by_ref().take(count).collect::<Vec<_>>())
+                .expect("planes of the layout");
         }
         Some(writer.finish().expect("everything was written").into_inner())
     }
@@ -88,7 +93,8 @@ fn encoding_of(choice: u8) -> Encoding {
     match family.code(group) {
         Ok(code) if choice < 192 => Encoding::Coded(code),
         Ok(code) if code.cluster().is_some() => {
-            let imported = Code::new(code.segments(), 8, group as u16, code.local_scale(), Some(Cluster::F32));
+            let imported =
+                Code::new(code.segments(), 8, group as u16, code.local_scale(), Some(Cluster::F32));
             Encoding::Coded(imported.expect("the kind of cluster constrains nothing"))
         }
         _ => Encoding::Raw,
