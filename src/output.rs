@@ -58,19 +58,25 @@ impl Output {
         partial.push(".partial");
         let partial = PathBuf::from(partial);
         let failed = |source| OutputError::Io { path: partial.clone(), source };
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false) // not before it is ours
-            .open(&partial)
-            .map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => file.set_len(0).map_err(failed)?,
-            Err(TryLockError::WouldBlock) => return Err(OutputError::Locked { partial }),
-            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        loop {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false) // not before it is ours
+                .open(&partial)
+                .map_err(failed)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(OutputError::Locked { partial }),
+                Err(TryLockError::Error(source)) => return Err(failed(source)),
+            }
+            // Between opening and locking, the writer before us may have finished: this would be its output.
+            if is_named(&file, &partial) {
+                file.set_len(0).map_err(failed)?;
+                return Ok(Self { file, partial, path, overwrite, committed: false });
+            }
         }
-        Ok(Self { file, partial, path, overwrite, committed: false })
     }
 
     /// The file to write to.
@@ -113,6 +119,22 @@ impl Drop for Output {
             // Nothing to be done about a failure here; an unfinished file does not open as a container.
             let _ = fs::remove_file(&self.partial);
         }
+    }
+}
+
+/// Whether the open file still has that name, as far as the system can tell.
+fn is_named(file: &File, path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        let (open, named) = (file.metadata().map(identity), fs::metadata(path).map(identity));
+        open.is_ok_and(|open| named.is_ok_and(|named| open == named))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = file;
+        path.exists()
     }
 }
 
@@ -161,6 +183,22 @@ mod tests {
         fs::write(&path, b"somebody else's").unwrap();
         assert!(matches!(output.commit(), Err(OutputError::Exists { .. })));
         assert_eq!(fs::read(&path).unwrap(), b"somebody else's");
+    }
+
+    /// Many writers, one output: each either writes all of it or is refused, and none cuts another's file.
+    #[test]
+    fn writers_do_not_meet() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.ccq");
+        let write = || {
+            for _ in 0..200 {
+                let Ok(output) = Output::create(&path, true) else { continue };
+                output.file().write_all(&[7; 4096]).unwrap();
+                output.commit().unwrap();
+                assert_eq!(fs::read(&path).unwrap(), [7; 4096]);
+            }
+        };
+        std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(write))));
     }
 
     #[test]
