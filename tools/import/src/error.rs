@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use ccq::format::Dtype;
 
 use crate::decode::DecodeError;
+use crate::gguf::GgufError;
 
 /// Why a source model cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -177,6 +178,15 @@ pub enum Error {
         expected: u64,
         /// Bytes of data in the file.
         found: u64,
+    },
+
+    /// The GGUF file is not as the format says.
+    #[error("{}: {source}", file.display())]
+    Gguf {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        source: GgufError,
     },
 
     /// The index is not the JSON it should be.

@@ -146,7 +146,8 @@ fn checked(file: &Path, name: String, info: Info, data_start: usize, data_len: u
     }
 }
 
-fn name_problem(name: &str) -> Option<NameProblem> {
+/// What forbids carrying a tensor under that name.
+pub(crate) fn name_problem(name: &str) -> Option<NameProblem> {
     if name.is_empty() {
         Some(NameProblem::Empty)
     } else if name.chars().any(char::is_control) {

@@ -2,7 +2,8 @@
 //!
 //! [`Model::open`] takes a `.safetensors` file, an index (`model.safetensors.index.json`) or a model folder,
 //! checks everything that can be checked without reading weights, and hands out each tensor's name, shape,
-//! dtype and bytes. Nothing here quantizes, prints or writes.
+//! dtype and bytes. [`Importance`] holds what a calibration found each input channel to be worth. Nothing here
+//! quantizes, prints or writes.
 //!
 //! ```no_run
 //! let model = ccq_import::Model::open("path/to/model".as_ref())?;
@@ -34,11 +35,15 @@ mod decode;
 mod error;
 mod files;
 mod folder;
+mod gguf;
 mod header;
+mod importance;
 mod index;
 mod model;
 
 pub use decode::{DecodeError, decode_f32, first_non_finite};
 pub use error::{Error, NameProblem};
 pub use folder::Blob;
+pub use gguf::GgufError;
+pub use importance::{Calibration, Importance, ImportanceError, Vectors};
 pub use model::{Model, SourceTensor};

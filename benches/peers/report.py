@@ -1,0 +1,168 @@
+"""Results as text and as the tables of the documentation. Standard library only."""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from . import bits
+
+Results = dict[str, Any]
+Row = dict[str, Any]
+Cells = Sequence[Sequence[str]]
+
+# The published figure, for scale: trellis of L = 16 (Tseng et al. 2024).
+QTIP = 0.069
+WIDTHS = (384, 1536, 4096, 8192)
+
+
+def text(results: Results) -> str:
+    """Everything, for a terminal."""
+    parts = [setting(results)]
+    for title, cells in _tables(results).items():
+        widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+        lines = [title]
+        for first, *others in cells:
+            padded = [cell.rjust(width) for cell, width in zip(others, widths[1:])]
+            lines.append("  ".join([first.ljust(widths[0]), *padded]).rstrip())
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def markdown(results: Results) -> dict[str, str]:
+    """The blocks of the documentation, by name."""
+    blocks = {"setting": setting(results)}
+    for name, (head, *body) in _tables(results).items():
+        rule = ["---"] + ["---:"] * (len(head) - 1)
+        blocks[name] = "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *body])
+    return blocks
+
+
+def fill(page: str, results: Results) -> str:
+    """`page` with what stands between its `<!-- compare.py: NAME -->` and `<!-- end -->` written anew."""
+    blocks = markdown(results)
+
+    def replace(match: "re.Match[str]") -> str:
+        name = match.group(1)
+        if name not in blocks:
+            raise SystemExit(f"compare.py: the page asks for an unknown table: {name}")
+        return f"<!-- compare.py: {name} -->\n{blocks[name]}\n<!-- end -->"
+
+    return re.sub(r"<!-- compare\.py: (\w+) -->\n.*?<!-- end -->", replace, page, flags=re.DOTALL)
+
+
+def stale(pages: Iterable[Path], results: Results) -> list[Path]:
+    """The pages whose tables are not those of the results."""
+    return [page for page in pages if fill(page.read_text("utf-8"), results) != page.read_text("utf-8")]
+
+
+def setting(results: Results) -> str:
+    """Machine, versions, data and date, in a paragraph."""
+    machine, versions = results["machine"], results["versions"]
+    data = "; ".join(f"{name}: {shape}" for name, shape in results["data"].items())
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores ({machine['isa']}), {machine['system']}, "
+        f"load average {machine['load']:.1f} at the start; one thread each, rounds: {results['rounds']}, "
+        f"{results['date']}; ccq {versions['ccq']}, ggml {versions['ggml']} (llama-cpp-python "
+        f"{versions['llama-cpp-python']}), numpy {versions['numpy']}. {data}."
+    )
+
+
+def _tables(results: Results) -> dict[str, Cells]:
+    return {
+        "speed": _speed(results, [pair for pair in results["pairs"] if pair["first"]]),
+        "pairs": _speed(results, [pair for pair in results["pairs"] if not pair["first"]]),
+        "errors": _errors(results),
+        "groups": _groups(results),
+        "bpw": _bpw(),
+        "codes": _codes(results["codes"]),
+        "positions": _positions(results["positions"]),
+    }
+
+
+def _speed(results: Results, pairs: list[Row]) -> Cells:
+    """Side by side: ours, the peer, and the ratios of one run."""
+    speeds = {"quantize_mweights_per_s": "quantize Mw/s", "decode_gweights_per_s": "decode Gw/s"}
+    head = ["ours / peer", "data", "bpw", "error", "ratio"]
+    table = [head + [cell for title in speeds.values() for cell in (title, "ratio")]]
+    for pair in pairs:
+        ours, peer = (_find(results, pair["data"], pair[side]) for side in ("ours", "peer"))
+        if ours and peer:
+            cells = [f"{pair['ours']} / {pair['peer']}", pair["data"], _both(ours, peer, "bpw", 3)]
+            cells += [_both(ours, peer, "relative_mse", 4), _ratio(pair["relative_mse"])]
+            for figure in speeds:
+                cells += [_both(ours, peer, figure, 2), _ratio(pair[figure])]
+            table.append(cells)
+    return table
+
+
+def _errors(results: Results) -> Cells:
+    """Every contender once: size and error, and for Gaussian values the bound at that size."""
+    names = list(results["data"])
+    head = ["encoding"] + [f"{name} {what}" for name in names for what in ("bpw", "error")]
+    table = [head + ["Gauss bound", "bits above it"]]
+    for name in dict.fromkeys(row["name"] for row in results["rows"] if row["table"] == "errors"):
+        rows = [_find(results, data, name) for data in names]
+        cells = [name] + [cell for row in rows for cell in (_size_and_error(row) if row else ["", ""])]
+        gauss = _find(results, "Gauss", name)
+        if gauss:
+            bound = 4.0 ** -gauss["bpw"]
+            excess = 0.5 * math.log2(gauss["relative_mse"] / bound)
+            cells += [f"{bound:.4f}", f"{excess:.2f}"]
+        table.append(cells)
+    return table
+
+
+def _groups(results: Results) -> Cells:
+    names = list(results["data"])
+    table = [["encoding, group"] + [f"{n} {what}" for n in names for what in ("bpw", "error")]]
+    for name in dict.fromkeys(row["name"] for row in results["rows"] if row["table"] == "groups"):
+        rows = [_find(results, data, name) for data in names]
+        table.append([name] + [cell for row in rows for cell in (_size_and_error(row) if row else ["", ""])])
+    return table
+
+
+def _bpw() -> Cells:
+    table = [["encoding, group", "nominal"] + [f"{width} columns" for width in WIDTHS]]
+    for encoding in bits.WORDS:
+        for group in bits.GROUPS:
+            stored = [f"{bits.stored(encoding, group, width):.4f}" for width in WIDTHS]
+            table.append([f"{encoding}, {group}", f"{bits.nominal(encoding, group):.4f}", *stored])
+    return table
+
+
+def _codes(rows: list[Row]) -> Cells:
+    table = [["code, one scale for all values", "bits", "error", "plain rounding", "bound"]]
+    for row in rows:
+        figures = [f"{row[key]:.4f}" for key in ("relative_mse", "rounding", "shannon")]
+        table.append([row["code"], f"{row['bits']:.3f}", *figures])
+    table.append(["QTIP, one trellis along the row, L = 16, as published", "2.000", f"{QTIP}", "", "0.0625"])
+    return table
+
+
+def _positions(rows: list[Row]) -> Cells:
+    length = max(len(row["relative_mse"]) for row in rows)
+    table = [["error of weight"] + [str(i + 1) for i in range(length)]]
+    for row in rows:
+        errors = [f"{error:.4f}" for error in row["relative_mse"]]
+        table.append([row["encoding"]] + errors + [""] * (length - len(errors)))
+    return table
+
+
+def _find(results: Results, data: str, name: str) -> Optional[Row]:
+    rows = (row for row in results["rows"] if row["data"] == data and row["name"] == name)
+    return next(rows, None)
+
+
+def _size_and_error(row: Row) -> list[str]:
+    return [f"{row['bpw']:.3f}", f"{row['relative_mse']:.4f}"]
+
+
+def _both(ours: Row, peer: Row, figure: str, digits: int) -> str:
+    values = (row[figure] for row in (ours, peer))
+    return " / ".join("-" if value is None else f"{value:.{digits}f}" for value in values)
+
+
+def _ratio(value: Optional[float]) -> str:
+    return "-" if value is None else f"{value:.2f}" if value < 10.0 else f"{value:.0f}"

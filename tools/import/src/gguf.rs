@@ -1,0 +1,260 @@
+//! A GGUF file, read strictly: bytes -> metadata and checked tensor entries.
+//!
+//! ```text
+//! "GGUF" | u32 version | u64 tensors | u64 pairs
+//! pairs:   key, type, value; general.alignment among them
+//! tensors: name, u32 rank, u64 dimensions innermost first, u32 type, u64 offset from the start of the data
+//! padding to the alignment | data: each tensor padded to the alignment
+//! ```
+//!
+//! The records are decoded by `gguf-rs-lib`, whose readers of header, metadata and tensor entries bound what
+//! they allocate and answer bad bytes with an error. Its file reader is not used: it copies tensors and has
+//! rules of its own about keys. Everything about places is checked here: counts against the length of the
+//! file, the alignment, and the data, which ggml wants in the order of the entries, each where the one before
+//! ends, without a hole, an overlap or anything behind the last. Only F32 tensors are read so far.
+
+use std::collections::HashSet;
+use std::io::Cursor;
+use std::ops::Range;
+use std::path::Path;
+
+use gguf_rs_lib::GGUFError;
+use gguf_rs_lib::format::constants::GGUF_MAX_METADATA_DECODED_SIZE;
+use gguf_rs_lib::format::header::{GGUFHeader, TensorInfo};
+use gguf_rs_lib::format::metadata::{Metadata, MetadataValue};
+
+use crate::error::{Error, NameProblem};
+use crate::header::name_problem;
+
+/// What a GGUF file begins with.
+pub(crate) const MAGIC: &[u8; 4] = b"GGUF";
+const ALIGNMENT: &str = "general.alignment";
+const DEFAULT_ALIGNMENT: u64 = 32;
+/// ggml's number of the element type F32.
+const F32: u32 = 0;
+/// The shortest metadata pair: a key of one byte, a value of one.
+const MIN_PAIR: u64 = 14;
+/// The shortest tensor entry: a name of one byte, one dimension.
+const MIN_TENSOR: u64 = 33;
+/// Metadata in memory may take so many times the bytes of the file: a number of one byte becomes a value of 24,
+/// a pair of 14 an entry of 64.
+const EXPANSION: usize = 64;
+
+/// Why a GGUF file cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GgufError {
+    /// A record is not as the format says, or the file ends within it.
+    #[error(
+        "{what}, near byte {offset} of {len}: {source}; the file is cut short or damaged, fetch it again"
+    )]
+    Record {
+        /// The record: header, metadata or tensor entry.
+        what: &'static str,
+        /// Where reading stopped.
+        offset: u64,
+        /// The length of the file.
+        len: u64,
+        /// What is wrong.
+        source: GGUFError,
+    },
+    /// The header counts more records than the file has room for.
+    #[error(
+        "{tensors} tensors and {pairs} metadata pairs in {found} bytes; the file is cut short or damaged, fetch it again"
+    )]
+    Counts {
+        /// Tensors by the header.
+        tensors: u64,
+        /// Metadata pairs by the header.
+        pairs: u64,
+        /// The length of the file.
+        found: u64,
+    },
+    /// `general.alignment` is no power of two, or no u32.
+    #[error("general.alignment is {found}, expected a power of two as u32; the file is damaged")]
+    Alignment {
+        /// The value.
+        found: String,
+    },
+    /// A tensor's name cannot be carried.
+    #[error("tensor {tensor:?}: its name {problem}; rename it and write the file again")]
+    BadName {
+        /// The tensor.
+        tensor: String,
+        /// What is wrong with the name.
+        problem: NameProblem,
+    },
+    /// The file has a tensor twice.
+    #[error("tensor {tensor:?} appears twice; write the file again with unique names")]
+    DuplicateTensor {
+        /// The tensor.
+        tensor: String,
+    },
+    /// An element type that is not read.
+    #[error("tensor {tensor:?} has ggml type {found}, expected 0 (F32); write it again as F32")]
+    TensorType {
+        /// The tensor.
+        tensor: String,
+        /// Its type's number.
+        found: u32,
+    },
+    /// A dimension of zero, or a size that overflows.
+    #[error(
+        "tensor {tensor:?}: dimensions {dimensions:?}, expected none of zero and a product below 2^62; the file is damaged"
+    )]
+    Dimensions {
+        /// The tensor.
+        tensor: String,
+        /// Its dimensions, innermost first.
+        dimensions: Vec<u64>,
+    },
+    /// A tensor's data is not where the data before it ends.
+    #[error(
+        "tensor {tensor:?}: data at offset {found}, expected {expected}, where the data before it ends; the file is damaged"
+    )]
+    Offset {
+        /// The tensor.
+        tensor: String,
+        /// Where the data before it ends, padding included.
+        expected: u64,
+        /// Where its data begins.
+        found: u64,
+    },
+    /// A tensor's data ends beyond the end of the file.
+    #[error(
+        "tensor {tensor:?}: data up to offset {end} in {data} bytes of data; the file is cut short, fetch it again"
+    )]
+    OutOfBounds {
+        /// The tensor.
+        tensor: String,
+        /// Where its data ends.
+        end: u64,
+        /// Bytes of data in the file.
+        data: u64,
+    },
+    /// The file goes on after the last tensor and its padding.
+    #[error("{found} bytes of data, expected {expected}, where the last tensor ends; the file is damaged")]
+    TrailingBytes {
+        /// Bytes of all tensors, padding included.
+        expected: u64,
+        /// Bytes of data in the file.
+        found: u64,
+    },
+}
+
+/// What a GGUF file holds.
+#[derive(Debug)]
+pub(crate) struct Contents {
+    pub metadata: Metadata,
+    /// In the order of their data.
+    pub tensors: Vec<Entry>,
+}
+
+/// A tensor of a GGUF file, of type F32.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub name: String,
+    /// Innermost first; none is zero.
+    pub dimensions: Vec<u64>,
+    /// Its bytes, counted from the start of the file and within it.
+    pub range: Range<usize>,
+}
+
+/// Reads what `file`, whose bytes are `bytes`, says of itself, and checks everything but the weights.
+pub(crate) fn read(file: &Path, bytes: &[u8]) -> Result<Contents, Error> {
+    read_bytes(bytes).map_err(|source| Error::Gguf { file: file.into(), source })
+}
+
+fn read_bytes(bytes: &[u8]) -> Result<Contents, GgufError> {
+    let len = bytes.len() as u64;
+    let mut cursor = Cursor::new(bytes);
+    let record = |what, cursor: &Cursor<&[u8]>, source| {
+        let offset = cursor.position();
+        GgufError::Record { what, offset, len, source }
+    };
+    let header = GGUFHeader::read_from(&mut cursor).map_err(|source| record("header", &cursor, source))?;
+    let (tensors, pairs) = (header.tensor_count, header.metadata_kv_count);
+    if tensors > len / MIN_TENSOR || pairs > len / MIN_PAIR {
+        return Err(GgufError::Counts { tensors, pairs, found: len });
+    }
+    let memory = bytes.len().saturating_mul(EXPANSION).min(GGUF_MAX_METADATA_DECODED_SIZE);
+    let metadata = Metadata::read_from_with_limits(&mut cursor, pairs, bytes.len(), memory)
+        .map_err(|source| record("metadata", &cursor, source))?;
+    let infos = (0..tensors)
+        .map(|_| TensorInfo::read_from(&mut cursor).map_err(|source| record("tensor entry", &cursor, source)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let place = Place::after(cursor.position(), len, alignment(&metadata)?);
+    let tensors = placed(infos, &place)?;
+    Ok(Contents { metadata, tensors })
+}
+
+fn alignment(metadata: &Metadata) -> Result<u64, GgufError> {
+    match metadata.get(ALIGNMENT) {
+        None => Ok(DEFAULT_ALIGNMENT),
+        Some(&MetadataValue::U32(found)) if found.is_power_of_two() => Ok(found.into()),
+        Some(other) => Err(GgufError::Alignment { found: other.to_string_representation() }),
+    }
+}
+
+/// Where the data lies.
+struct Place {
+    alignment: u64,
+    start: u64,
+    len: u64,
+}
+
+impl Place {
+    /// The data of a file of `len` bytes whose entries end at `end`.
+    fn after(end: u64, len: u64, alignment: u64) -> Self {
+        let start = end.checked_next_multiple_of(alignment).unwrap_or(u64::MAX);
+        Self { alignment, start, len: len.saturating_sub(start) }
+    }
+
+    fn range(&self, offset: u64, end: u64) -> Option<Range<usize>> {
+        let position = |offset| usize::try_from(self.start.checked_add(offset)?).ok();
+        (end <= self.len).then_some(())?;
+        Some(position(offset)?..position(end)?)
+    }
+}
+
+/// The tensors, each by itself and in their order.
+fn placed(infos: Vec<TensorInfo>, place: &Place) -> Result<Vec<Entry>, GgufError> {
+    let mut names = HashSet::new();
+    let mut tensors = Vec::new();
+    let (mut next, mut end) = (0, 0);
+    for info in infos {
+        let TensorInfo { name: tensor, dimensions, tensor_type, offset, .. } = info;
+        if let Some(problem) = name_problem(&tensor) {
+            return Err(GgufError::BadName { tensor, problem });
+        }
+        if !names.insert(tensor.clone()) {
+            return Err(GgufError::DuplicateTensor { tensor });
+        }
+        if tensor_type != F32 {
+            return Err(GgufError::TensorType { tensor, found: tensor_type });
+        }
+        if offset != next {
+            return Err(GgufError::Offset { tensor, expected: next, found: offset });
+        }
+        let Some(after) = size(&dimensions).and_then(|size| offset.checked_add(size)) else {
+            return Err(GgufError::Dimensions { tensor, dimensions });
+        };
+        let Some(range) = place.range(offset, after) else {
+            return Err(GgufError::OutOfBounds { tensor, end: after, data: place.len });
+        };
+        end = after;
+        next = after.checked_next_multiple_of(place.alignment).unwrap_or(u64::MAX);
+        tensors.push(Entry { name: tensor, dimensions, range });
+    }
+    // The padding behind the last tensor may be missing.
+    match (end..=next).contains(&place.len) {
+        true => Ok(tensors),
+        false => Err(GgufError::TrailingBytes { expected: next, found: place.len }),
+    }
+}
+
+/// The bytes of an F32 tensor.
+fn size(dimensions: &[u64]) -> Option<u64> {
+    let product = |product: u64, &dimension: &u64| product.checked_mul(dimension).filter(|&size| size > 0);
+    dimensions.iter().try_fold(4, product)
+}
