@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand, builder::RangedU64ValueParser};
 
+use crate::bench::{BENCH_HELP, BenchArgs};
+
 const EXAMPLES: &str = "\
 Examples:
   ccq-verify model.ccq
@@ -12,10 +14,14 @@ Examples:
       the same, then the error of every tensor against a model folder
   ccq-verify layer.ccq --source layer.safetensors --max-error 0.12 --json
       one JSON object; exit code 4 if the quantized tensors together are worse
+  ccq-verify model.ccq --source path/to/model --html report.html
+      also as a page to look at: errors by layer, sizes, a table to sort
   ccq-verify list model.ccq
       what is in the file, from its index alone
+  ccq-verify bench model.ccq
+      how fast its layers are decoded and multiplied
 
-A file that is named `list` is given as ./list.
+A file that is named `list` or `bench` is given as ./list or ./bench.
 
 Exit codes:
   0    the file is valid, and agrees with the source where one is given
@@ -57,6 +63,9 @@ pub enum Command {
     /// List tensors, metadata and blobs; reads the index alone
     #[command(after_help = LIST_EXAMPLES)]
     List(ListArgs),
+    /// Time decoding and multiplying, of a file's layers or of random weights
+    #[command(after_help = BENCH_HELP)]
+    Bench(BenchArgs),
 }
 
 /// Arguments of the check.
@@ -71,6 +80,12 @@ pub struct CheckArgs {
     /// Print one JSON object; what is undefined is null
     #[arg(long)]
     pub json: bool,
+    /// Write the report as a page for a browser, in one file
+    #[arg(long, value_name = "PAGE")]
+    pub html: Option<PathBuf>,
+    /// Replace an existing PAGE
+    #[arg(long, requires = "html")]
+    pub overwrite: bool,
     /// Exit with code 4 if the relative MSE of the quantized tensors together exceeds X
     #[arg(long, value_name = "X", requires = "source", allow_negative_numbers = true, value_parser = max_error)]
     pub max_error: Option<f64>,
@@ -117,11 +132,15 @@ mod tests {
     }
 
     #[test]
-    fn list_is_a_command_unless_it_is_a_path() {
+    fn commands_are_commands_unless_they_are_paths() {
         let args = Args::try_parse_from(["ccq-verify", "list", "a.ccq"]).unwrap();
         assert!(matches!(args.command, Some(Command::List(list)) if list.file == Path::new("a.ccq")));
         let args = Args::try_parse_from(["ccq-verify", "./list"]).unwrap();
         assert_eq!((args.command.is_none(), args.check.file()), (true, Path::new("./list")));
+        let args = Args::try_parse_from(["ccq-verify", "bench"]).unwrap();
+        assert!(matches!(args.command, Some(Command::Bench(bench)) if bench.file.is_none()));
+        let args = Args::try_parse_from(["ccq-verify", "./bench"]).unwrap();
+        assert!(args.command.is_none());
         assert!(Args::try_parse_from(["ccq-verify"]).is_err());
         assert!(Args::try_parse_from(["ccq-verify", "list"]).is_err());
         assert!(Args::try_parse_from(["ccq-verify", "--source", "b", "list", "a.ccq"]).is_err());

@@ -1,5 +1,8 @@
 //! The check: payload first, then, where there is a source, tensor by tensor against it.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use ccq::Container;
 use ccq::format::Encoding;
 use ccq_cli::{Exit, Progress, interrupted, printable, stdout_width};
@@ -11,6 +14,7 @@ use rayon::prelude::*;
 use crate::args::CheckArgs;
 use crate::compare::{Outcome, Source, compare};
 use crate::failure::{self, Failure, to_stdout};
+use crate::html::Page;
 use crate::problem::{self, Kind, Problem};
 use crate::report::{Checksums, Report, TensorReport, significant};
 
@@ -24,6 +28,11 @@ pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
     let container = Container::open(file).map_err(|error| Failure::container(file, &error))?;
     let source = args.source.as_deref().map(Model::open).transpose();
     let source = source.map_err(|error| Failure::source(&error))?;
+    let page = args.html.as_deref().map(|path| {
+        let files = source.iter().flat_map(Model::input_files).map(PathBuf::as_path);
+        Page::create(path, args.overwrite, files.chain(args.source.as_deref()).chain([file]))
+    });
+    let page = page.transpose()?;
     let pool = ThreadPoolBuilder::new().num_threads(args.threads.unwrap_or(0)).build();
     let pool = pool.map_err(|error| Failure::runtime(format!("starting threads: {error}")))?;
 
@@ -44,6 +53,7 @@ pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
     })?;
     progress.finish();
 
+    page.map_or(Ok(()), |page| page.write(&report))?;
     to_stdout(|out| {
         if args.json {
             serde_json::to_writer(&mut *out, &report)?;
@@ -97,6 +107,7 @@ fn check_against(
     progress: &Progress,
 ) -> Result<(), Failure> {
     let mut pooled = ErrorStats::default();
+    let mut by_encoding = BTreeMap::<_, ErrorStats>::new();
     let mut mismatches = Vec::new();
     let mut undefined = Vec::new();
     for (tensor, row) in container.tensors().zip(&mut report.tensors) {
@@ -110,6 +121,9 @@ fn check_against(
         let Outcome { figures, stats, note, mismatches: found } = outcome;
         mismatches.extend(found.iter().map(|message| Problem::of(Kind::Mismatch, name, message)));
         (row.figures, row.note) = (figures, note);
+        if let Some(stats) = &stats {
+            by_encoding.entry(row.encoding.clone()).or_default().merge(stats);
+        }
         if quantized {
             stats.iter().for_each(|stats| pooled.merge(stats));
             undefined.extend(undefined_error(row, stats.as_ref()));
@@ -123,6 +137,9 @@ fn check_against(
         }));
     }
     report.total.relative_mse = pooled.relative_mse();
+    for row in &mut report.encodings {
+        row.relative_mse = by_encoding.get(&row.encoding).and_then(ErrorStats::relative_mse);
+    }
     report.problems.extend(mismatches);
     if let Some(limit) = max_error {
         let exceeding = exceeds(report, limit);

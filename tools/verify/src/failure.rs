@@ -11,6 +11,8 @@ use ccq_cli::{Exit, printable};
 pub enum Failure {
     /// Something that failed, in words that name the file, and the exit code it deserves.
     Failed(Exit, String),
+    /// A GPU was asked for.
+    NoGpu,
     /// Ctrl-C.
     Interrupted,
 }
@@ -53,6 +55,10 @@ impl Failure {
             Self::Failed(exit, message) => {
                 say(&format!("error: {message}"));
                 *exit
+            }
+            Self::NoGpu => {
+                say("error: this build has no GPU support yet: use --device cpu");
+                Exit::Runtime
             }
             Self::Interrupted => {
                 say("interrupted");

@@ -1,9 +1,11 @@
-//! `ccq-verify`: checks a `.ccq` file, alone or against the model it was made from.
+//! `ccq-verify`: checks a `.ccq` file, alone or against the model it was made from; times its decoding.
 
 mod args;
+mod bench;
 mod check;
 mod compare;
 mod failure;
+mod html;
 mod list;
 mod problem;
 mod report;
@@ -26,6 +28,7 @@ fn main() -> Exit {
     };
     let done = match &args.command {
         Some(Command::List(args)) => list::run(args),
+        Some(Command::Bench(args)) => bench::run(args),
         None => check::run(&args.check),
     };
     done.unwrap_or_else(|failure| failure.report())

@@ -1,5 +1,6 @@
 //! What a check found, as tables for people or as one JSON object.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -22,6 +23,8 @@ pub struct Report {
     pub source: Option<String>,
     /// Figures of the whole file.
     pub total: Total,
+    /// In ascending order of their names.
+    pub encodings: Vec<EncodingReport>,
     /// In ascending order of their names.
     pub tensors: Vec<TensorReport>,
     /// What is wrong.
@@ -50,6 +53,42 @@ pub struct Total {
     pub bpw: Option<f64>,
     /// Pooled over the quantized tensors that have a source without NaN and infinities.
     pub relative_mse: Option<f64>,
+}
+
+/// The tensors of an encoding together.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct EncodingReport {
+    /// Its name.
+    pub encoding: String,
+    /// How many tensors have it.
+    pub tensors: u64,
+    /// Their elements.
+    pub parameters: u64,
+    /// Bytes stored.
+    pub bytes: u64,
+    /// Bits per weight.
+    pub bpw: Option<f64>,
+    /// Pooled over those that have a source without NaN and infinities.
+    pub relative_mse: Option<f64>,
+}
+
+impl EncodingReport {
+    /// Sums over tensors, without errors.
+    pub fn of(tensors: &[TensorReport]) -> Vec<Self> {
+        let mut encodings = BTreeMap::<_, Self>::new();
+        for TensorReport { encoding, shape, bytes, .. } in tensors {
+            let sums = encodings
+                .entry(encoding)
+                .or_insert_with(|| Self { encoding: encoding.clone(), ..Self::default() });
+            sums.tensors += 1;
+            sums.parameters = sums.parameters.saturating_add(
+                shape.iter().fold(1, |product, &dimension| u64::saturating_mul(product, dimension)),
+            );
+            sums.bytes = sums.bytes.saturating_add(*bytes);
+        }
+        let with_bpw = |sums: Self| Self { bpw: bpw(sums.bytes, sums.parameters), ..sums };
+        encodings.into_values().map(with_bpw).collect()
+    }
 }
 
 /// A tensor and its figures.
@@ -94,12 +133,14 @@ impl Report {
     /// What the index says, nothing checked yet.
     pub fn new(file: &Path, source: Option<&Path>, index: &Index) -> Self {
         let (parameters, bytes) = (index.parameters(), index.file_len());
+        let tensors: Vec<_> = index.tensors().map(|info| TensorReport::new(&info)).collect();
         Self {
             file: file.display().to_string(),
             format_version: version(index),
             source: source.map(|source| source.display().to_string()),
             total: Total { parameters, bytes, bpw: bpw(bytes, parameters), relative_mse: None },
-            tensors: index.tensors().map(|info| TensorReport::new(&info)).collect(),
+            encodings: EncodingReport::of(&tensors),
+            tensors,
             problems: Vec::new(),
             checksums: Checksums::default(),
         }
@@ -117,23 +158,28 @@ impl Report {
         if self.total.relative_mse.is_some() {
             writeln!(out, "total MSE: of the quantized tensors")?;
         }
+        self.findings().iter().try_for_each(|finding| writeln!(out, "{finding}"))
+    }
+
+    /// What was checked and how it went, a line each.
+    pub fn findings(&self) -> Vec<String> {
         let Checksums { checked, damaged } = self.checksums;
-        match damaged {
-            0 => writeln!(out, "all {} checksums match", count(checked))?,
-            _ => writeln!(out, "{} of {} checksums do not match", count(damaged), count(checked))?,
-        }
+        let mut findings = vec![match damaged {
+            0 => format!("all {} checksums match", count(checked)),
+            _ => format!("{} of {} checksums do not match", count(damaged), count(checked)),
+        }];
         let of = |kind| self.problems.iter().filter(|problem| problem.kind == kind).count();
         if of(Kind::Damaged) == 0 {
-            writeln!(out, "paddings are zero, scales are finite")?;
+            findings.push("paddings are zero, scales are finite".into());
         }
-        match of(Kind::Mismatch) {
-            _ if self.source.is_none() => {}
-            _ if of(Kind::Damaged) > 0 => writeln!(out, "damaged: not compared with the source")?,
-            0 => writeln!(out, "names, shapes, raw bytes: as the source")?,
-            1 => writeln!(out, "1 disagreement with the source")?,
-            more => writeln!(out, "{} disagreements with the source", count(more as u64))?,
-        }
-        Ok(())
+        findings.extend(match of(Kind::Mismatch) {
+            _ if self.source.is_none() => None,
+            _ if of(Kind::Damaged) > 0 => Some("damaged: not compared with the source".into()),
+            0 => Some("names, shapes, raw bytes: as the source".into()),
+            1 => Some("1 disagreement with the source".into()),
+            more => Some(format!("{} disagreements with the source", count(more as u64))),
+        });
+        findings
     }
 
     /// The table of a check without a source.
@@ -216,7 +262,8 @@ pub fn bpw_text(bpw: Option<f64>) -> String {
 /// What is undefined.
 const UNDEFINED: &str = "-";
 
-fn fixed(value: Option<f64>, decimals: usize) -> String {
+/// With so many decimals.
+pub fn fixed(value: Option<f64>, decimals: usize) -> String {
     value.map_or_else(|| UNDEFINED.into(), |value| format!("{value:.decimals$}"))
 }
 

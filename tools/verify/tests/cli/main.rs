@@ -1,7 +1,10 @@
 //! The tool end to end, as a process of its own.
 #![allow(missing_docs)]
 
+mod bench;
+mod browser;
 mod check;
 mod compare;
 mod fixture;
+mod html;
 mod list;

@@ -1,0 +1,79 @@
+//! Medians of many runs.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use ccq_cli::interrupted;
+use rayon::prelude::*;
+
+use crate::failure::Failure;
+
+/// Runs timed at least, whatever they take.
+const LEAST: usize = 3;
+/// Runs timed at most.
+const MOST: usize = 100_000;
+/// Bytes that a copy takes at most.
+const MOST_COPIED: u64 = 512 << 20;
+/// Bytes that a copy takes at least.
+const LEAST_COPIED: u64 = 64 << 20;
+
+/// What became of the runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// Seconds of the run in the middle.
+    pub median: f64,
+    /// Runs timed.
+    pub runs: usize,
+}
+
+/// Times a run again and again; it is given numbers from 0 on, 0 being a warm-up that is not counted.
+///
+/// # Errors
+/// `Interrupted`.
+pub fn time(budget: Duration, mut run: impl FnMut(usize)) -> Result<Timing, Failure> {
+    run(0);
+    let start = Instant::now();
+    let mut times = Vec::new();
+    while times.len() < LEAST || (start.elapsed() < budget && times.len() < MOST) {
+        if interrupted() {
+            return Err(Failure::Interrupted);
+        }
+        let start = Instant::now();
+        run(times.len() + 1);
+        times.push(start.elapsed());
+    }
+    times.sort_unstable();
+    let middle = times.get(times.len() / 2).copied().unwrap_or_default();
+    // A clock that did not advance would make speeds infinite.
+    Ok(Timing { median: middle.as_secs_f64().max(1e-9), runs: times.len() })
+}
+
+/// Bytes read plus bytes written a second by a copy of memory, on the threads of the current pool.
+///
+/// # Errors
+/// `Interrupted`.
+pub fn copy_bandwidth(cache: u64, budget: Duration) -> Result<f64, Failure> {
+    let len = cache.saturating_mul(2).clamp(LEAST_COPIED, MOST_COPIED) as usize;
+    let source = vec![1u8; len];
+    let mut target = vec![0u8; len];
+    let part = len.div_ceil(rayon::current_num_threads());
+    let timing = time(budget, |_| {
+        let parts = target.par_chunks_mut(part).zip(black_box(&source).par_chunks(part));
+        parts.for_each(|(target, source)| target.copy_from_slice(source));
+        black_box(&mut target);
+    })?;
+    Ok(2.0 * len as f64 / timing.median)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_counted_without_the_first() {
+        let mut numbers = Vec::new();
+        let timing = time(Duration::ZERO, |run| numbers.push(run)).unwrap();
+        assert_eq!((timing.runs, numbers), (LEAST, vec![0, 1, 2, 3]));
+        assert!(timing.median > 0.0);
+    }
+}
