@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 
 use ccq::code::{Code, Family};
 use ccq::format::Dtype;
+use ccq_quantize::{Method, Quality};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser};
 
 use crate::policy::{Pattern, Rules};
+use crate::search::Search;
 
 /// The encoding taken when none is asked for. It is what the format is for: 2.06 bits a weight, with less error
 /// than plain integers of that size; whoever needs less error asks for more bits by name.
@@ -38,6 +40,8 @@ pub enum Task {
     Convert {
         /// Which tensor gets which encoding.
         rules: Rules,
+        /// How it is quantized; `None` where nothing is.
+        search: Option<Search>,
     },
     /// A container to a safetensors file.
     Export {
@@ -93,6 +97,19 @@ struct Args {
             .map(|size| size.parse::<u32>().unwrap_or(0))
     )]
     group_size: Option<u32>,
+
+    /// How hard to search for the least error: time against error [default: balanced]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Quality::ALL.map(Quality::name)))]
+    quality: Option<String>,
+
+    /// `search` for the least error, or `paper` for its section 3 to the letter, to compare [default: search]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Method::ALL.map(Method::name)))]
+    method: Option<String>,
+
+    /// What errors in each input channel count: a .safetensors file with a vector [in_features] under each
+    /// tensor's name, or llama.cpp's imatrix.gguf
+    #[arg(long, value_name = "FILE")]
+    importance: Option<PathBuf>,
 
     /// Keep tensors raw whose names match; * and ? are wildcards; can be repeated
     #[arg(long, value_name = "PATTERN")]
@@ -150,7 +167,8 @@ impl Args {
                 return Err((ErrorKind::ValueValidation, message.into()));
             }
             self.refuse(&[("--dtype <DTYPE>", self.dtype.is_some())], "applies to the way back only")?;
-            Task::Convert { rules: self.rules()? }
+            let search = self.search()?;
+            Task::Convert { rules: self.rules(search.as_ref()), search }
         } else if has_extension(&self.output, "safetensors") {
             if !container_in {
                 let message = "OUTPUT is a .safetensors file: INPUT must be a .ccq file";
@@ -159,6 +177,9 @@ impl Args {
             let given = [
                 ("--encoding <NAME>", self.encoding.is_some()),
                 ("--group-size <N>", self.group_size.is_some()),
+                ("--quality <NAME>", self.quality.is_some()),
+                ("--method <NAME>", self.method.is_some()),
+                ("--importance <FILE>", self.importance.is_some()),
                 ("--keep <PATTERN>", !self.keep.is_empty()),
                 ("--quantize <PATTERN>", !self.quantize.is_empty()),
             ];
@@ -180,20 +201,42 @@ impl Args {
         }
     }
 
-    fn rules(&self) -> Result<Rules, Refusal> {
+    /// The search asked for, or `None` for `--encoding raw`.
+    fn search(&self) -> Result<Option<Search>, Refusal> {
+        if self.encoding.as_deref() == Some(RAW) {
+            let given = [
+                ("--group-size <N>", self.group_size.is_some()),
+                ("--quality <NAME>", self.quality.is_some()),
+                ("--method <NAME>", self.method.is_some()),
+                ("--importance <FILE>", self.importance.is_some()),
+                ("--quantize <PATTERN>", !self.quantize.is_empty()),
+            ];
+            self.refuse(&given, "does not go with --encoding raw")?;
+            return Ok(None);
+        }
+        let method = self.method.as_deref().and_then(Method::from_name).unwrap_or_default();
+        if method == Method::Paper {
+            let given = [
+                ("--quality <NAME>", self.quality.is_some()),
+                ("--importance <FILE>", self.importance.is_some()),
+            ];
+            self.refuse(&given, "does not go with --method paper, which knows nothing of it")?;
+        }
+        Ok(Some(Search {
+            code: code(
+                self.encoding.as_deref().and_then(Family::from_name).unwrap_or(DEFAULT),
+                self.group_size,
+            )?,
+            quality: self.quality.as_deref().and_then(Quality::from_name).unwrap_or_default(),
+            method,
+            importance: self.importance.clone(),
+        }))
+    }
+
+    fn rules(&self, search: Option<&Search>) -> Rules {
         let patterns = |given: &[String]| given.iter().map(|text| Pattern::new(text)).collect();
-        let code = match self.encoding.as_deref() {
-            Some(RAW) => {
-                let given = [
-                    ("--group-size <N>", self.group_size.is_some()),
-                    ("--quantize <PATTERN>", !self.quantize.is_empty()),
-                ];
-                self.refuse(&given, "does not go with --encoding raw")?;
-                None
-            }
-            name => Some(code(name.and_then(Family::from_name).unwrap_or(DEFAULT), self.group_size)?),
-        };
-        Ok(Rules { code, keep: patterns(&self.keep), quantize: patterns(&self.quantize) })
+        let code = search.map(Search::result_code);
+        Rules { code, keep: patterns(&self.keep), quantize: patterns(&self.quantize) }
     }
 }
 
@@ -232,7 +275,7 @@ mod tests {
 
     fn code_of(line: &str) -> String {
         match parsed(line).unwrap().1 {
-            Task::Convert { rules } => rules.code.map_or(RAW.into(), |code| code.to_string()),
+            Task::Convert { rules, .. } => rules.code.map_or(RAW.into(), |code| code.to_string()),
             Task::Export { .. } => panic!("{line} exports"),
         }
     }
@@ -266,6 +309,14 @@ mod tests {
             ("in out.ccq --group-size channel", "wint4, wint8, int2"),
             ("in out.ccq --encoding raw --group-size 64", "--group-size <N> does not go with --encoding raw"),
             ("in out.ccq --encoding raw --quantize x", "does not go with --encoding raw"),
+            ("in out.ccq --encoding raw --quality best", "does not go with --encoding raw"),
+            ("in out.ccq --method paper --quality best", "--quality <NAME> does not go with --method paper"),
+            (
+                "in out.ccq --method paper --importance x",
+                "--importance <FILE> does not go with --method paper",
+            ),
+            ("in out.ccq --quality slow", "possible values: fast, balanced, best"),
+            ("in.ccq out.safetensors --quality best", "--quality <NAME> does not apply to a .ccq input"),
             ("in out.ccq --dtype f32", "--dtype <DTYPE> applies to the way back only"),
             ("in out.ccq --threads 0", "--threads"),
             ("in out.ccq --threads 1025", "--threads"),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use ccq::OutputError;
 use ccq::format::{Dtype, WriteError};
 use ccq_cli::Exit;
+use ccq_import::ImportanceError;
 
 /// Everything that ends the tool after the command line was understood.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +38,23 @@ pub enum Error {
     /// The source model cannot be read.
     #[error(transparent)]
     Import(#[from] ccq_import::Error),
+    /// The importance file cannot be read, or does not fit the model.
+    #[error(transparent)]
+    Importance(#[from] ImportanceError),
+    /// The importance file names a tensor that the model does not have.
+    #[error(
+        "{}: {name:?}{} no tensor of the model; the file was made for another model",
+        file.display(),
+        match others { 0 => " is".into(), 1 => " and 1 other name are".into(), n => format!(" and {n} other names are") }
+    )]
+    UnknownImportance {
+        /// The importance file.
+        file: PathBuf,
+        /// The first such name.
+        name: String,
+        /// How many more there are.
+        others: usize,
+    },
     /// A container cannot be read.
     #[error("{}: {source}", file.display())]
     Container {
@@ -169,10 +187,16 @@ impl Error {
     /// The exit code: 1 runtime, 2 usage, 3 invalid file, 130 interrupted.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::NoMatch { .. } | Self::Import(ccq_import::Error::UnknownInput { .. }) => Exit::Usage,
+            Self::NoMatch { .. }
+            | Self::Import(ccq_import::Error::UnknownInput { .. })
+            | Self::Importance(ImportanceError::UnknownInput { .. }) => Exit::Usage,
             Self::Import(ccq_import::Error::Io { .. })
+            | Self::Importance(ImportanceError::Source(ccq_import::Error::Io { .. }))
             | Self::Container { source: ccq::Error::Io(_), .. } => Exit::Runtime,
-            Self::Import(_) | Self::Container { .. } => Exit::InvalidFile,
+            Self::Import(_)
+            | Self::Importance(_)
+            | Self::UnknownImportance { .. }
+            | Self::Container { .. } => Exit::InvalidFile,
             Self::Interrupted => Exit::Interrupted,
             _ => Exit::Runtime,
         }

@@ -5,11 +5,10 @@ use std::path::Path;
 use std::time::Instant;
 
 use ccq::Output;
-use ccq::code::Code;
 use ccq::format::{Encoding, Writer};
 use ccq_cli::{Progress, interrupted};
-use ccq_import::{Model, SourceTensor};
-use ccq_quantize::{Options, QuantizedMatrix, quantize_with};
+use ccq_import::{Importance, Model, SourceTensor, Vectors};
+use ccq_quantize::QuantizedMatrix;
 use rayon::prelude::*;
 
 use crate::args::Common;
@@ -18,16 +17,21 @@ use crate::output::{self, Interruptible};
 use crate::plan::{Plan, plan};
 use crate::policy::{Reason, Rules};
 use crate::report::{Report, Row, TensorError};
+use crate::search::{Search, Shape, open_importance, vectors};
 
 /// Converts a source model to a container.
 ///
 /// # Errors
 /// Any [`Error`]; nothing is left behind then.
-pub fn convert(common: &Common, rules: &Rules) -> Result<Report, Error> {
+pub fn convert(common: &Common, rules: &Rules, search: Option<&Search>) -> Result<Report, Error> {
     let start = Instant::now();
     output::check_input(&common.input)?;
     let model = Model::open(&common.input)?;
     let plan = plan(&model, rules, common)?;
+    let importance = match search {
+        Some(search) => open_importance(search, &model, plan.quantized())?,
+        None => None,
+    };
     let output = output::create(common, model.input_files())?;
     let mut report = Report::new(common);
     report.total.bytes_in = model.input_files().iter().map(|file| file_len(file)).sum();
@@ -36,11 +40,15 @@ pub fn convert(common: &Common, rules: &Rules) -> Result<Report, Error> {
     report.left_out = model.ignored_files().iter().filter_map(|file| file_name(file)).collect();
 
     report.warnings = warnings(&plan, rules);
+    if importance.is_some() {
+        report.expect_importance();
+    }
 
     let source_bytes = plan.tensors.iter().map(|tensor| model.bytes(tensor.source).len() as u64).sum();
     let progress = Progress::new(source_bytes);
     output::show_warnings(&report.warnings, &progress);
-    write(common, &model, &plan, &output, &progress, &mut report)?;
+    let search = search.map(|search| (search, importance.as_ref()));
+    write(common, &model, &plan, search, &output, &progress, &mut report)?;
     output::commit(output)?;
     progress.finish();
     report.finish(start.elapsed());
@@ -52,6 +60,7 @@ fn write(
     common: &Common,
     model: &Model,
     plan: &Plan<'_>,
+    search: Option<(&Search, Option<&Importance>)>,
     output: &Output,
     progress: &Progress,
     report: &mut Report,
@@ -59,7 +68,7 @@ fn write(
     let failed = output::failed(common);
     let sink = BufWriter::new(Interruptible(output.file()));
     let writer = Writer::new(sink, plan.layout.clone()).map_err(&failed)?;
-    let mut job = Job { common, model, progress, writer, weights: Vec::new() };
+    let mut job = Job { common, model, search, progress, writer, weights: Vec::new() };
     for (planned, info) in plan.tensors.iter().zip(plan.layout.index().tensors()) {
         let error = job.write_tensor(planned.source, planned.decision.encoding)?;
         report.add(Row::new(&info, info.dtype(), info.stored_bytes(), &planned.decision.reason), error);
@@ -88,39 +97,56 @@ fn warnings(plan: &Plan<'_>, rules: &Rules) -> Vec<String> {
 struct Job<'a, W> {
     common: &'a Common,
     model: &'a Model,
+    /// How to quantize; `None` where nothing is.
+    search: Option<(&'a Search, Option<&'a Importance>)>,
     progress: &'a Progress,
     writer: Writer<W>,
     weights: Vec<f32>,
 }
 
 impl<W: Write + Seek> Job<'_, W> {
-    fn write_tensor(&mut self, source: &SourceTensor, encoding: Encoding) -> Result<TensorError, Error> {
+    fn write_tensor(
+        &mut self,
+        source: &SourceTensor,
+        encoding: Encoding,
+    ) -> Result<Option<TensorError>, Error> {
         output::check_interrupt()?;
         self.progress.work_on(&source.name);
         let failed = output::failed(self.common);
-        match encoding {
-            Encoding::Raw => {
-                let bytes = self.model.bytes(source);
-                self.writer.write(&source.name, &[bytes]).map_err(failed)?;
-                self.progress.advance(bytes.len() as u64);
-                Ok(None)
-            }
-            Encoding::Coded(code) => {
-                let matrix = self.quantize(source, code)?;
+        match (encoding, self.search) {
+            (Encoding::Coded(_), Some((search, importance))) => {
+                let vectors = match importance {
+                    Some(importance) => vectors(importance, source)?,
+                    None => None,
+                };
+                let matrix = self.quantize(source, search, vectors.as_ref())?;
                 let planes = matrix.planes();
                 // In file order; the layout has no plane where the code has none.
                 let mut planes = vec![planes.code, planes.local_scale, planes.super_scale, planes.cluster];
                 planes.retain(|plane| !plane.is_empty());
                 self.writer.write(&source.name, &planes).map_err(failed)?;
-                Ok(Some((matrix.squared_error, energy(&self.weights, matrix.in_features))))
+                let shape = Shape::of(source);
+                let energy = |vectors| energy(&self.weights, &shape, vectors);
+                let weighted = vectors.as_ref().map(|v| (matrix.weighted_squared_error, energy(Some(v))));
+                Ok(Some(TensorError { squared_error: matrix.squared_error, energy: energy(None), weighted }))
+            }
+            _ => {
+                let bytes = self.model.bytes(source);
+                self.writer.write(&source.name, &[bytes]).map_err(failed)?;
+                self.progress.advance(bytes.len() as u64);
+                Ok(None)
             }
         }
     }
 
-    fn quantize(&mut self, source: &SourceTensor, code: Code) -> Result<QuantizedMatrix, Error> {
-        let in_features =
-            source.shape.last().and_then(|&in_features| usize::try_from(in_features).ok()).unwrap_or(0);
-        let row_bytes = in_features as u64 * source.dtype.bits() / 8;
+    fn quantize(
+        &mut self,
+        source: &SourceTensor,
+        search: &Search,
+        vectors: Option<&Vectors>,
+    ) -> Result<QuantizedMatrix, Error> {
+        let shape = Shape::of(source);
+        let row_bytes = shape.in_features as u64 * source.dtype.bits() / 8;
         self.model.decode_f32(source, &mut self.weights)?;
         let progress = |rows: usize| {
             self.progress.advance(rows as u64 * row_bytes);
@@ -137,14 +163,25 @@ impl<W: Write + Seek> Job<'_, W> {
                 source => Error::Quantize { file, tensor, source },
             }
         };
-        quantize_with(&self.weights, in_features, &Options::new(code), &progress).map_err(refused)
+        search.quantize(&self.weights, &shape, vectors, &progress).map_err(refused)
     }
 }
 
-/// The sum of squares, the same for any number of threads.
-fn energy(weights: &[f32], in_features: usize) -> f64 {
-    let row = |row: &[f32]| row.iter().map(|&weight| f64::from(weight) * f64::from(weight)).sum::<f64>();
-    weights.par_chunks(in_features.max(1)).map(row).collect::<Vec<_>>().iter().sum()
+/// The sum of squares, each times its input feature's importance if there is one; the same for any number of
+/// threads.
+fn energy(weights: &[f32], shape: &Shape, vectors: Option<&Vectors>) -> f64 {
+    let row = |(index, row): (usize, &[f32])| -> f64 {
+        let squares = row.iter().map(|&weight| f64::from(weight) * f64::from(weight));
+        match vectors {
+            None => squares.sum(),
+            Some(vectors) => {
+                let importance = vectors.of(index / shape.rows.max(1));
+                squares.zip(importance).map(|(square, &weight)| square * f64::from(weight)).sum()
+            }
+        }
+    };
+    let rows = weights.par_chunks(shape.in_features.max(1)).enumerate();
+    rows.map(row).collect::<Vec<_>>().iter().sum()
 }
 
 /// A file's length, 0 where it has vanished: it only informs.

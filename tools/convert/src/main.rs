@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! args -> plan (headers only: every tensor's encoding and reason) -> job (quantizes and writes) -> report
-//!         policy decides                                             export: the way back
+//!         policy decides                               search: how       export: the way back
 //! ```
 
 mod args;
@@ -14,6 +14,7 @@ mod plan;
 mod policy;
 mod report;
 mod rounding;
+mod search;
 
 use std::io::{self, Write};
 
@@ -47,7 +48,7 @@ fn main() -> Exit {
 fn run(common: &Common, task: &Task) -> Result<Report, Error> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(common.threads.unwrap_or(0)).build()?;
     pool.install(|| match task {
-        Task::Convert { rules } => job::convert(common, rules),
+        Task::Convert { rules, search } => job::convert(common, rules, search.as_ref()),
         Task::Export { dtype } => export::export(common, *dtype),
     })
 }

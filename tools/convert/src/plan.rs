@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ccq::format::{Contents, Layout, TensorSpec, Value};
+use ccq::format::{Contents, Encoding, Layout, TensorSpec, Value};
 use ccq_import::{Blob, Model, SourceTensor};
 
 use crate::args::Common;
@@ -30,6 +30,14 @@ pub struct Planned<'a> {
     pub source: &'a SourceTensor,
     /// What becomes of it.
     pub decision: Decision,
+}
+
+impl Plan<'_> {
+    /// The tensors that are going to be quantized.
+    pub fn quantized(&self) -> impl Iterator<Item = &SourceTensor> {
+        let coded = |planned: &&Planned<'_>| planned.decision.encoding != Encoding::Raw;
+        self.tensors.iter().filter(coded).map(|planned| planned.source)
+    }
 }
 
 /// Plans the conversion of a model.

@@ -26,10 +26,14 @@ pub struct Report {
     pub left_out: Vec<String>,
     /// What could not be done as it was asked.
     pub warnings: Vec<String>,
+    /// Quantized tensors that the importance file knows nothing of; empty where there is no such file.
+    pub without_importance: Vec<String>,
     #[serde(skip)]
-    squared_error: f64,
+    has_importance: bool,
     #[serde(skip)]
-    energy: f64,
+    errors: [f64; 2],
+    #[serde(skip)]
+    weighted_errors: [f64; 2],
     #[serde(skip)]
     quantized_bits: f64,
     #[serde(skip)]
@@ -55,12 +59,22 @@ pub struct Total {
     pub quantized_bpw: Option<f64>,
     /// Squared error over energy of the quantized tensors, pooled; `null` where nothing was quantized.
     pub relative_mse: Option<f64>,
+    /// The same, weighted with importance, over the tensors that have any; `null` without.
+    pub weighted_relative_mse: Option<f64>,
     /// Time taken.
     pub seconds: f64,
 }
 
 /// Squared error and energy of a tensor that was quantized.
-pub type TensorError = Option<(f64, f64)>;
+#[derive(Clone, Copy, Debug)]
+pub struct TensorError {
+    /// Sum of the squared errors of its weights.
+    pub squared_error: f64,
+    /// Sum of the squares of its weights.
+    pub energy: f64,
+    /// The same two sums, each term times its input feature's importance, if that is known.
+    pub weighted: Option<(f64, f64)>,
+}
 
 /// A tensor of the report.
 #[derive(Debug, Serialize)]
@@ -73,6 +87,7 @@ pub struct Row {
     bpw: Option<f64>,
     reason: String,
     relative_mse: Option<f64>,
+    weighted_relative_mse: Option<f64>,
     #[serde(skip)]
     quantized: bool,
     #[serde(skip)]
@@ -97,6 +112,7 @@ impl Row {
             bpw: bpw(bytes as f64 * 8.0, elements),
             reason: reason.to_string(),
             relative_mse: None,
+            weighted_relative_mse: None,
             quantized: info.encoding() != Encoding::Raw,
             elements,
         }
@@ -114,19 +130,29 @@ impl Report {
             blobs: Vec::new(),
             left_out: Vec::new(),
             warnings: Vec::new(),
-            squared_error: 0.0,
-            energy: 0.0,
+            without_importance: Vec::new(),
+            has_importance: false,
+            errors: [0.0; 2],
+            weighted_errors: [0.0; 2],
             quantized_bits: 0.0,
             quantized_parameters: 0,
         }
     }
 
+    /// Says that there is an importance file: each quantized tensor without a vector is listed.
+    pub fn expect_importance(&mut self) {
+        self.has_importance = true;
+    }
+
     /// Adds a tensor.
-    pub fn add(&mut self, mut row: Row, error: TensorError) {
-        if let Some((squared_error, energy)) = error {
-            row.relative_mse = relative(squared_error, energy);
-            self.squared_error += squared_error;
-            self.energy += energy;
+    pub fn add(&mut self, mut row: Row, error: Option<TensorError>) {
+        if let Some(TensorError { squared_error, energy, weighted }) = error {
+            row.relative_mse = add_relative(&mut self.errors, squared_error, energy);
+            row.weighted_relative_mse =
+                weighted.and_then(|(error, energy)| add_relative(&mut self.weighted_errors, error, energy));
+            if self.has_importance && weighted.is_none() {
+                self.without_importance.push(row.name.clone());
+            }
         }
         if row.quantized {
             self.total.quantized += 1;
@@ -142,7 +168,8 @@ impl Report {
     pub fn finish(&mut self, elapsed: Duration) {
         self.total.bpw = bpw(self.total.bytes_out as f64 * 8.0, self.total.parameters);
         self.total.quantized_bpw = bpw(self.quantized_bits, self.quantized_parameters);
-        self.total.relative_mse = relative(self.squared_error, self.energy);
+        self.total.relative_mse = relative(self.errors);
+        self.total.weighted_relative_mse = relative(self.weighted_errors);
         self.total.seconds = elapsed.as_secs_f64();
     }
 
@@ -160,37 +187,45 @@ impl Report {
     /// # Errors
     /// Those of `out`.
     pub fn write_table(&self, out: &mut impl Write, columns: Option<usize>) -> io::Result<()> {
-        let mut table = Table::new([
+        let mut titles = vec![
             Column::name("tensor"),
             Column::right("shape"),
             Column::left("encoding"),
             Column::right("bpw"),
             Column::right("bytes"),
             Column::right("rel. MSE"),
-            Column::name("reason"),
-        ]);
+        ];
+        if self.has_importance {
+            titles.push(Column::right("weighted"));
+        }
+        let mut table = Table::new(titles.into_iter().chain([Column::name("reason")]));
+        let errors = |plain, weighted| {
+            let weighted = self.has_importance.then(|| fixed(weighted, 5));
+            [fixed(plain, 5)].into_iter().chain(weighted)
+        };
         for row in &self.tensors {
             let shape: Vec<_> = row.shape.iter().map(u64::to_string).collect();
-            table.row([
+            let cells = [
                 row.name.clone(),
                 format!("[{}]", shape.join(", ")),
                 if row.quantized { row.encoding.clone() } else { format!("raw {}", row.dtype) },
                 fixed(row.bpw, 2),
                 count(row.bytes),
-                fixed(row.relative_mse, 5),
-                row.reason.clone(),
-            ]);
+            ];
+            let errors = errors(row.relative_mse, row.weighted_relative_mse);
+            table.row(cells.into_iter().chain(errors).chain([row.reason.clone()]));
         }
         let tensor_bytes = self.tensors.iter().map(|row| row.bytes).sum();
         table.rule();
-        table.row([
+        let cells = [
             String::from("total"),
             count(self.total.parameters),
             String::new(),
             String::new(),
             count(tensor_bytes),
-            fixed(self.total.relative_mse, 5),
-        ]);
+        ];
+        let errors = errors(self.total.relative_mse, self.total.weighted_relative_mse);
+        table.row(cells.into_iter().chain(errors));
         table.write(out, columns)?;
         self.write_summary(out)
     }
@@ -212,7 +247,11 @@ impl Report {
             writeln!(out, "  bpw      {bpw:.2}{quantized}")?;
         }
         writeln!(out, "  time     {}", duration(Duration::from_secs_f64(seconds)))?;
-        for (title, names) in [("carried", &self.blobs), ("left out", &self.left_out)] {
+        for (title, names) in [
+            ("carried", &self.blobs),
+            ("left out", &self.left_out),
+            ("without importance", &self.without_importance),
+        ] {
             if !names.is_empty() {
                 writeln!(out, "  {title:8} {}", printable(&names.join(", ")))?;
             }
@@ -225,8 +264,16 @@ fn bpw(bits: f64, elements: u64) -> Option<f64> {
     (elements > 0).then(|| bits / elements as f64)
 }
 
-fn relative(squared_error: f64, energy: f64) -> Option<f64> {
+/// Squared error over energy.
+fn relative([squared_error, energy]: [f64; 2]) -> Option<f64> {
     Some(squared_error / energy).filter(|relative| relative.is_finite())
+}
+
+/// Adds to a total, and returns the ratio of what was added.
+fn add_relative(total: &mut [f64; 2], squared_error: f64, energy: f64) -> Option<f64> {
+    total[0] += squared_error;
+    total[1] += energy;
+    relative([squared_error, energy])
 }
 
 fn fixed(value: Option<f64>, decimals: usize) -> String {

@@ -1,63 +1,144 @@
-//! Error and speed of the quantizer, encoding by encoding, on one thread.
+//! Error and speed of the quantizer, encoding by encoding.
 //!
 //! ```text
-//! cargo run --release -p ccq-quantize --example figures -- gauss|FILE.safetensors [ENCODING[:GROUP] ...]
+//! cargo run --release -p ccq-quantize --example figures -- [--quality fast|balanced|best] [--method search|paper]
+//!     [--threads N] [--runs N] [--json] gauss|FILE.safetensors [ENCODING[:GROUP] ...]
 //! ```
 //!
 //! `gauss` is 256 x 4096 N(0, 1) values with seed 1; of a file, the two-dimensional `encoder.layer.*` weights,
-//! pooled.
+//! pooled. One thread unless told otherwise; times are the shortest of the runs (1) of each matrix, in-process,
+//! allocations included. With `--json`, one object a row.
 #![allow(clippy::print_stdout, missing_docs)]
 
 use ccq::code::{Code, Family};
 use ccq::codec::Matrix;
-use ccq_quantize::{ErrorStats, Options, gaussian, quantize};
+use ccq_quantize::{ErrorStats, Method, Options, Quality, gaussian, quantize};
 use std::error::Error;
 use std::time::Instant;
 
 /// A row-major matrix and the length of its rows.
 type Weights = (Vec<f32>, usize);
 
+/// What the command line asks for.
+struct Arguments {
+    quality: Quality,
+    method: Method,
+    threads: usize,
+    runs: usize,
+    json: bool,
+    source: String,
+    names: Vec<String>,
+}
+
+/// One row of the table.
+struct Figures {
+    stats: ErrorStats,
+    bpw: f64,
+    quantize_seconds: f64,
+    decode_seconds: f64,
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let source = arguments.first().map_or("gauss", String::as_str);
+    let arguments = Arguments::parse()?;
+    let source = &arguments.source;
     let matrices = if source == "gauss" { vec![(gaussian(1, 256 * 4096), 4096)] } else { read(source)? };
-    let mut names: Vec<String> = arguments.iter().skip(1).cloned().collect();
-    if names.is_empty() {
-        names = Family::ALL.iter().map(|family| family.name().to_owned()).collect();
-    }
-    println!("{source}: {} matrices", matrices.len());
-    println!("{:12} {:>9} {:>8} {:>10}", "encoding", "rel. MSE", "bpw", "Mweights/s");
-    for name in names {
-        let code = parse(&name)?;
-        let mut total = ErrorStats::default();
-        let (mut seconds, mut bytes) = (0.0, 0);
-        for (weights, in_features) in &matrices {
-            let start = Instant::now();
-            let matrix = one_thread(|| quantize(weights, *in_features, &Options::new(code)))?;
-            seconds += start.elapsed().as_secs_f64();
-            let rows = weights.len() / in_features;
-            bytes += code.plane_sizes(rows as u64, *in_features as u64)?.total().unwrap_or(0);
-            let mut decoded = vec![0.0; weights.len()];
-            Matrix::new(code, rows, *in_features, matrix.planes())?
-                .decode_rows_into(0..rows, &mut decoded)?;
-            total.merge(&ErrorStats::of_rows(weights, &decoded, *in_features));
-        }
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(arguments.threads).build()?;
+    let (quality, method) = (arguments.quality.name(), arguments.method.name());
+    if !arguments.json {
+        println!("{source}: {} matrices, {} threads, {quality}, {method}", matrices.len(), arguments.threads);
         println!(
-            "{:12} {:9.6} {:8.4} {:10.2}",
-            name,
-            total.relative_mse().unwrap_or(f64::NAN),
-            8.0 * bytes as f64 / total.weights as f64,
-            total.weights as f64 / seconds / 1e6,
+            "{:12} {:>9} {:>8} {:>10} {:>10}",
+            "encoding", "rel. MSE", "bpw", "Mweights/s", "Gdecoded/s"
         );
+    }
+    for name in &arguments.names {
+        let code = parse(name)?;
+        let figures = pool.install(|| measure(&arguments, code, &matrices))?;
+        let weights = figures.stats.weights as f64;
+        let mse = figures.stats.relative_mse().unwrap_or(f64::NAN);
+        let (speed, decode) =
+            (weights / figures.quantize_seconds / 1e6, weights / figures.decode_seconds / 1e9);
+        let group = code.group_size().unwrap_or(0);
+        let encoding = code.family().map_or("other", Family::name);
+        if arguments.json {
+            println!(
+                "{{\"encoding\": \"{encoding}\", \"group\": {group}, \"quality\": \"{quality}\", \
+                 \"method\": \"{method}\", \"data\": {source:?}, \"threads\": {}, \"relative_mse\": {mse:e}, \
+                 \"bpw\": {}, \"quantize_mweights_per_s\": {speed}, \"decode_gweights_per_s\": {decode}}}",
+                arguments.threads, figures.bpw,
+            );
+        } else {
+            println!("{name:12} {mse:9.6} {:8.4} {speed:10.2} {decode:10.3}", figures.bpw);
+        }
     }
     Ok(())
 }
 
-fn one_thread<T: Send>(run: impl FnOnce() -> T + Send) -> T {
-    match rayon::ThreadPoolBuilder::new().num_threads(1).build() {
-        Ok(pool) => pool.install(run),
-        Err(_) => run(),
+impl Arguments {
+    fn parse() -> Result<Self, Box<dyn Error>> {
+        let mut found = Self {
+            quality: Quality::default(),
+            method: Method::default(),
+            threads: 1,
+            runs: 1,
+            json: false,
+            source: "gauss".to_owned(),
+            names: Family::ALL.iter().map(|family| family.name().to_owned()).collect(),
+        };
+        let mut plain = Vec::new();
+        let mut arguments = std::env::args().skip(1);
+        while let Some(argument) = arguments.next() {
+            let mut value = || arguments.next().ok_or_else(|| format!("{argument} of what?"));
+            match argument.as_str() {
+                "--quality" => found.quality = Quality::from_name(&value()?).ok_or("unknown quality")?,
+                "--method" => found.method = Method::from_name(&value()?).ok_or("unknown method")?,
+                "--threads" => found.threads = value()?.parse()?,
+                "--runs" => found.runs = value()?.parse()?,
+                "--json" => found.json = true,
+                option if option.starts_with("--") => return Err(format!("unknown option {option}").into()),
+                _ => plain.push(argument),
+            }
+        }
+        let mut plain = plain.into_iter();
+        found.source = plain.next().unwrap_or(found.source);
+        let names: Vec<String> = plain.collect();
+        if !names.is_empty() {
+            found.names = names;
+        }
+        Ok(found)
     }
+}
+
+/// Quantizes and decodes every matrix.
+fn measure(arguments: &Arguments, code: Code, matrices: &[Weights]) -> Result<Figures, String> {
+    let options = Options::new(code).with_quality(arguments.quality).with_method(arguments.method);
+    let code = options.result_code();
+    let mut figures =
+        Figures { stats: ErrorStats::default(), bpw: 0.0, quantize_seconds: 0.0, decode_seconds: 0.0 };
+    let mut bytes = 0;
+    for (weights, in_features) in matrices {
+        let rows = weights.len() / in_features;
+        let (mut quantizing, mut decoding) = (f64::INFINITY, f64::INFINITY);
+        let mut decoded = vec![0.0; weights.len()];
+        for _ in 0..arguments.runs.max(1) {
+            let start = Instant::now();
+            let matrix = quantize(weights, *in_features, &options).map_err(|error| error.to_string())?;
+            quantizing = quantizing.min(start.elapsed().as_secs_f64());
+            let planes = Matrix::new(code, rows, *in_features, matrix.planes());
+            let start = Instant::now();
+            planes
+                .and_then(|planes| planes.decode_rows_into(0..rows, &mut decoded))
+                .map_err(|error| error.to_string())?;
+            decoding = decoding.min(start.elapsed().as_secs_f64());
+        }
+        figures.quantize_seconds += quantizing;
+        figures.decode_seconds += decoding;
+        let sizes = code.plane_sizes(rows as u64, *in_features as u64).map_err(|error| error.to_string())?;
+        bytes += sizes.total().unwrap_or(0);
+        figures.stats.merge(&ErrorStats::of_rows(weights, &decoded, *in_features));
+    }
+    figures.bpw = 8.0 * bytes as f64 / figures.stats.weights as f64;
+    Ok(figures)
 }
 
 fn parse(name: &str) -> Result<Code, Box<dyn Error>> {

@@ -4,13 +4,8 @@
 //! multiplied by. A kernel finds, for a given step in each group, the words of least squared error, and says
 //! how that error would change if the step did while the words stayed ([`Parabola`]). It never chooses steps.
 
+use crate::simd::Simd;
 use ccq::code::Code;
-
-/// Words searched side by side. The compiler keeps lanes in vector registers; results do not depend on it.
-pub(crate) const LANES: usize = 16;
-
-/// One value for each of the words searched side by side.
-pub(crate) type Lanes = [f32; LANES];
 
 /// Steps below this are taken as zero. Rows are scaled to a largest magnitude of 1 to 2, and no local scale is
 /// wide enough to reach from there down to here.
@@ -39,14 +34,20 @@ impl Parabola {
         self.error + delta * (delta * self.norm - 2.0 * self.slope)
     }
 
-    /// The best step for these states, equation (4) of the paper; the present one if all states are zero.
+    /// The best step for these states, equation (4) of the paper, but no further away than half the present one:
+    /// where few weights count, their states may say little of the step.
     pub fn minimiser(&self) -> f64 {
-        if self.norm > 0.0 { self.step + self.slope / self.norm } else { self.step }
+        if self.norm > 0.0 {
+            let most = 0.5 * self.step.abs();
+            self.step + (self.slope / self.norm).clamp(-most, most)
+        } else {
+            self.step
+        }
     }
 
     /// The squared error there.
     pub fn minimum(&self) -> f64 {
-        if self.norm > 0.0 { self.error - self.slope * self.slope / self.norm } else { self.error }
+        self.at(self.minimiser())
     }
 }
 
@@ -62,27 +63,11 @@ pub(crate) struct Sums {
 }
 
 impl Sums {
-    /// Adds one weight.
-    pub fn add(&mut self, u: f32, c: f32) {
-        let r = u - c;
-        self.error += f64::from(r * r);
-        self.slope += f64::from(r * c);
-        self.norm += f64::from(c * c);
-    }
-
-    /// Adds a few weights that belong together, their own sums in f32.
-    #[inline]
-    pub fn add_word(&mut self, u: &[f32], states: impl IntoIterator<Item = f32>) {
-        let (mut error, mut slope, mut norm) = (0.0, 0.0, 0.0);
-        for (&u, c) in u.iter().zip(states) {
-            let r = u - c;
-            error += r * r;
-            slope += r * c;
-            norm += c * c;
-        }
-        self.error += f64::from(error);
-        self.slope += f64::from(slope);
-        self.norm += f64::from(norm);
+    /// The sums over all lanes.
+    #[inline(always)]
+    pub fn total<S: Simd>(simd: S, error: S::F, slope: S::F, norm: S::F) -> Self {
+        let total = |sum| f64::from(simd.total(sum));
+        Self { error: total(error), slope: total(slope), norm: total(norm) }
     }
 
     /// The same sums as a function of the step.
@@ -98,11 +83,32 @@ pub(crate) trait Kernel {
     fn load(&mut self, row: &[f32]);
 
     /// Searches every group with its step, of either sign; the words of a group with step 0 are all zero, and
-    /// its parabola is zero too.
+    /// its parabola is zero too. With an importance every term of a parabola is weighted by it.
     fn encode(&mut self, steps: &[f32], fits: &mut [Parabola]);
 
     /// The stored words of the last search, zero bits where an embedded scale goes.
     fn words(&mut self) -> &[u16];
+}
+
+/// What an error in each column counts, of a largest value of 1.
+///
+/// A group whose columns count for nothing is searched as if they counted alike, and so little that it does not
+/// sway the scales of the others.
+pub(crate) fn normalised(importance: &[f32], layout: &Layout) -> Vec<f32> {
+    const NEGLIGIBLE: f32 = 1.0 / (1u64 << 30) as f32;
+    let largest = |h: &[f32]| h.iter().fold(0.0f32, |max, &h| if h > max { h } else { max });
+    let most = largest(importance);
+    if most == 0.0 {
+        return vec![1.0; importance.len()];
+    }
+    let mut out: Vec<f32> = importance.iter().map(|h| (f64::from(*h) / f64::from(most)) as f32).collect();
+    for group in 0..layout.groups {
+        let columns = &mut out[layout.weights(group)];
+        if largest(columns) < NEGLIGIBLE {
+            columns.fill(NEGLIGIBLE);
+        }
+    }
+    out
 }
 
 /// Where the groups and words of a row lie.
@@ -144,38 +150,24 @@ pub(crate) fn inverse(step: f32) -> f32 {
     if step.abs() < MIN_STEP { 0.0 } else { 1.0 / step }
 }
 
-/// The integer in `-half..half` nearest to `u`; the lower one of two equally near.
-#[inline(always)]
-pub(crate) fn nearest(u: f32, half: f32) -> f32 {
-    // Adding 1.5 * 2^23 leaves no fraction bits: the sum is rounded to an integer, ties to even, and
-    // subtracting it again is exact.
-    const ROUNDER: f32 = 12_582_912.0;
-    let clamped = if u < -half { -half } else { u };
-    let clamped = if clamped > half - 1.0 { half - 1.0 } else { clamped };
-    let even = (clamped + ROUNDER) - ROUNDER;
-    if even - clamped == 0.5 { even - 1.0 } else { even }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn nearest_takes_the_lower_of_two() {
-        for (u, expected) in [
-            (0.5, 0.0),
-            (-0.5, -1.0),
-            (1.5, 1.0),
-            (0.500_001, 1.0),
-            (-7.6, -8.0),
-            (-1e30, -8.0),
-            (7.4, 7.0),
-            (1e30, 7.0),
-            (6.5, 6.0),
-            (-0.0, 0.0),
-        ] {
-            assert_eq!(nearest(u, 8.0), expected, "{u}");
-        }
+    fn importance_is_relative_and_no_group_is_without() {
+        let code = ccq::code::Family::Ccq275.code(32).unwrap();
+        let layout = Layout::new(&code, 96);
+        let mut importance = vec![3e-20f32; 96];
+        importance[5] = 6e-20;
+        importance[32..64].fill(0.0);
+        importance[70] = 0.0;
+        let found = normalised(&importance, &layout);
+        assert_eq!((found[5], found[70]), (1.0, 0.0));
+        assert!((found[0] - 0.5).abs() < 1e-6);
+        assert!(found[32..64].iter().all(|&h| h > 0.0 && h < 1e-9));
+        assert_eq!(normalised(&[0.0; 96], &layout), [1.0; 96]);
+        assert_eq!(normalised(&[0.3; 96], &layout), [1.0; 96]);
     }
 
     #[test]
@@ -183,7 +175,10 @@ mod tests {
         let (weights, states) = ([1.0f32, -2.5, 0.25], [3.0f32, -7.0, 1.0]);
         let mut sums = Sums::default();
         for (w, c) in weights.iter().zip(states) {
-            sums.add(w / 0.5, c);
+            let (u, c) = (f64::from(w / 0.5), f64::from(c));
+            sums.error += (u - c) * (u - c);
+            sums.slope += (u - c) * c;
+            sums.norm += c * c;
         }
         let parabola = sums.parabola(0.5);
         let error = |t: f64| -> f64 {

@@ -4,10 +4,15 @@
 //! dimensions, close to a lattice of rank 1. The best q for a word u is the nearest point:
 //!
 //! ```text
-//! cost(q) = |c(q)|^2 / 2 - u . c(q)         the least, and of several equal ones the lowest q
+//! cost(q) = sum h (c(q)^2 / 2 - u c(q))     the least, and of several equal ones the lowest q
 //! ```
+//!
+//! Costs are integers in units of 2^-8, with q in the eight bits below: one minimum finds both. The terms are
+//! products of 16-bit numbers (256 c is one, and 8 c^2), which any machine adds up in pairs, so that 256 points
+//! cost some 50 instructions a word; finding candidates first, by cells of the space, costs as much as it saves.
 
-use crate::kernel::LANES;
+use crate::simd::Simd;
+use crate::words::WordSearch;
 use ccq::code::Code;
 use ccq::codec::ClusterParams;
 
@@ -15,121 +20,175 @@ use ccq::codec::ClusterParams;
 pub(crate) const STATES: usize = 4;
 /// Values of the stored byte.
 pub(crate) const POINTS: usize = 256;
+/// The ratio of step to rms that suits Gaussian weights and a good lattice of the code (6, 4, 3).
+pub(crate) const STEP: f32 = 1.0 / 16.4;
+/// Units of cost: 2^-8.
+const ONE: f32 = 256.0;
+/// Weights beyond this many steps count as this many: nearly four times the widest state, and 16 bits.
+const LIMIT: f32 = 127.0;
+/// Parts of a leverage of 1 that are told apart in a word: any more would reach into the bits of q.
+const LEVERAGE: f32 = 128.0;
+/// One of them, so that it agrees with the units of cost.
+const PART: f32 = 32.0;
 
-/// The points of one pair of cluster parameters, a coordinate at a time.
-#[derive(Clone, Debug, PartialEq)]
+/// One point, in the form that the search takes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Point {
+    /// `|c|^2 / 2` and q.
+    norm: i32,
+    /// q alone.
+    byte: i32,
+    /// Pairs of `-256 c`.
+    states: [i32; 2],
+    /// Pairs of `8 c^2`.
+    squares: [i32; 2],
+}
+
+/// The points of one pair of cluster parameters.
+#[derive(Clone, Debug)]
 pub(crate) struct Lattice {
-    /// The parameters.
-    pub params: ClusterParams,
-    coordinates: [[f32; POINTS]; STATES],
-    half_norms: [f32; POINTS],
+    /// The code scale in 256ths, and the code zero point.
+    a: u16,
+    zp: i16,
+    points: Box<[Point; POINTS]>,
 }
 
 impl Lattice {
-    /// The points that `params` reaches with the states of `code`.
-    pub fn new(code: &Code, params: ClusterParams) -> Self {
-        let mut lattice = Self { params, coordinates: [[0.0; POINTS]; STATES], half_norms: [0.0; POINTS] };
-        for q in 0..=255u8 {
-            let code_of_q = i32::from(params.code(q));
-            let at = usize::from(q);
-            for (coordinates, state) in lattice.coordinates.iter_mut().zip(code.states()) {
-                let c = (code_of_q >> state.shift & state.mask as i32) - state.zero_point;
-                coordinates[at] = c as f32;
-                lattice.half_norms[at] += (c * c) as f32 * 0.5;
-            }
+    /// The points of the pair with the states of `code`.
+    pub fn new(code: &Code, a: u16, zp: i16) -> Self {
+        let mut lattice = Self { a, zp, points: Box::new([Point::default(); POINTS]) };
+        let params = lattice.params();
+        for (q, point) in (0..=255u8).zip(lattice.points.iter_mut()) {
+            let bits = i32::from(params.code(q));
+            let states = code.states();
+            let c: [i32; STATES] = std::array::from_fn(|p| {
+                (bits >> states[p].shift & states[p].mask as i32) - states[p].zero_point
+            });
+            let norm: i32 = c.iter().map(|c| c * c).sum();
+            *point = Point {
+                norm: norm * (ONE as i32 / 2 * 256) + i32::from(q),
+                byte: q.into(),
+                states: pairs(c.map(|c| -256 * c)),
+                squares: pairs(c.map(|c| 8 * c * c)),
+            };
         }
         lattice
     }
 
-    /// `|c(q)|^2 / 2`.
-    pub fn half_norms(&self) -> &[f32; POINTS] {
-        &self.half_norms
-    }
-
-    /// c(q).
-    pub fn point(&self, q: u8) -> [f32; STATES] {
-        self.coordinates.each_ref().map(|coordinates| coordinates[usize::from(q)])
-    }
-
-    /// `word . c(q)` for every q.
-    pub fn dots(&self, word: [f32; STATES]) -> [f32; POINTS] {
-        let [c0, c1, c2, c3] = &self.coordinates;
-        let mut dots = [0.0; POINTS];
-        for q in 0..POINTS {
-            dots[q] = (word[0] * c0[q] + word[1] * c1[q]) + (word[2] * c2[q] + word[3] * c3[q]);
-        }
-        dots
-    }
-
-    /// The best byte for one word, or for the first weights of one: the others carry no weight.
-    pub fn nearest(&self, u: &[f32]) -> u8 {
-        if let Ok(&word) = <&[f32; STATES]>::try_from(u) {
-            return lowest(&self.dots(word), &self.half_norms, 1.0);
-        }
-        let (mut best, mut found) = (f32::INFINITY, 0);
-        for q in 0..=255u8 {
-            let cost: f32 = u.iter().zip(self.point(q)).map(|(u, c)| c * c * 0.5 - u * c).sum();
-            if cost < best {
-                (best, found) = (cost, q);
-            }
-        }
-        found
+    /// The parameters.
+    pub fn params(&self) -> ClusterParams {
+        ClusterParams::Q8 { a: self.a, zp: self.zp }
     }
 }
 
-/// The first byte of least `step * norm - dot`.
-pub(crate) fn lowest(dots: &[f32; POINTS], norms: &[f32; POINTS], step: f32) -> u8 {
-    let (dots, norms) = (dots.as_chunks::<LANES>().0, norms.as_chunks::<LANES>().0);
-    let mut least = [f32::INFINITY; LANES];
-    for (dots, norms) in dots.iter().zip(norms) {
-        for lane in 0..LANES {
-            let cost = step * norms[lane] - dots[lane];
-            least[lane] = if cost < least[lane] { cost } else { least[lane] };
-        }
-    }
-    let least = least.into_iter().fold(f32::INFINITY, |least, cost| if cost < least { cost } else { least });
-    first_at_most(dots, norms, step, least)
+/// Two and two i16 side by side.
+fn pairs([a, b, c, d]: [i32; STATES]) -> [i32; 2] {
+    [a & 0xFFFF | b << 16, c & 0xFFFF | d << 16]
 }
 
-/// The first byte with a cost of at most `limit`, or the last byte of all.
-fn first_at_most(dots: &[[f32; LANES]], norms: &[[f32; LANES]], step: f32, limit: f32) -> u8 {
-    let mut q = 0;
-    for (dots, norms) in dots.iter().zip(norms) {
-        let mut any = 0;
-        for lane in 0..LANES {
-            any |= u32::from(step * norms[lane] - dots[lane] <= limit);
+impl WordSearch for &Lattice {
+    #[inline(always)]
+    fn block<S: Simd>(&self, simd: S, u: &[S::F], leverage: Option<&[S::F]>) -> S::I {
+        let mut products = [simd.splat(0.0); STATES];
+        for p in 0..u.len() {
+            products[p] = simd.mul(simd.clamp(u[p], -LIMIT, LIMIT), simd.splat(ONE));
         }
-        if any != 0 {
-            for lane in 0..LANES {
-                if step * norms[lane] - dots[lane] <= limit {
-                    return q + lane as u8;
+        if u.len() == STATES && leverage.is_none() {
+            return self.least::<S, false>(simd, pack(simd, &products), [simd.splat_i32(0); 2]);
+        }
+        let mut counts = [simd.splat(0.0); STATES];
+        for p in 0..u.len() {
+            let h = match leverage {
+                None => simd.splat(1.0),
+                Some(leverage) => leverage[p],
+            };
+            // The same in both terms, so that the best state stays where it is.
+            let parts = simd.to_f32(simd.round_i32(simd.mul(h, simd.splat(LEVERAGE))));
+            products[p] = simd.mul(simd.mul(parts, simd.splat(1.0 / LEVERAGE)), products[p]);
+            counts[p] = simd.mul(parts, simd.splat(PART));
+        }
+        self.least::<S, true>(simd, pack(simd, &products), pack(simd, &counts))
+    }
+
+    #[inline(always)]
+    fn expand<S: Simd>(&self, simd: S, words: S::I) -> S::I {
+        let scaled = simd.mul_i32(words, simd.splat_i32(self.a.into()));
+        simd.shr(simd.add_i32(scaled, simd.splat_i32(256 * i32::from(self.zp) + 128)), 8)
+    }
+}
+
+impl Lattice {
+    /// The bytes of the least costs, for pairs of `h u` and, if each weight has its own, of h.
+    #[inline(always)]
+    fn least<S: Simd, const WEIGHTED: bool>(&self, simd: S, u: [S::I; 2], h: [S::I; 2]) -> S::I {
+        // Two chains of minima, so that neither waits for the other.
+        let mut best = [simd.splat_i32(i32::MAX); 2];
+        for points in self.points.as_chunks::<2>().0 {
+            for i in 0..2 {
+                let point = &points[i];
+                let mut cost = simd.splat_i32(if WEIGHTED { point.byte } else { point.norm });
+                cost = simd.add_dot(cost, u[0], simd.splat_i32(point.states[0]));
+                cost = simd.add_dot(cost, u[1], simd.splat_i32(point.states[1]));
+                if WEIGHTED {
+                    cost = simd.add_dot(cost, h[0], simd.splat_i32(point.squares[0]));
+                    cost = simd.add_dot(cost, h[1], simd.splat_i32(point.squares[1]));
                 }
+                best[i] = simd.min_i32(best[i], cost);
             }
         }
-        q = q.saturating_add(LANES as u8);
+        simd.and(simd.min_i32(best[0], best[1]), simd.splat_i32(255))
     }
-    u8::MAX
+}
+
+/// Rounded to integers, two and two i16 in a lane.
+#[inline(always)]
+fn pack<S: Simd>(simd: S, x: &[S::F; STATES]) -> [S::I; 2] {
+    let low = simd.splat_i32(0xFFFF);
+    let mut out = [low; 2];
+    for i in 0..2 {
+        let (first, second) = (simd.round_i32(x[2 * i]), simd.round_i32(x[2 * i + 1]));
+        out[i] = simd.or(simd.and(first, low), simd.shl(second, 16));
+    }
+    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::gaussian::SplitMix64;
+    use crate::isa::{Isa, Job};
     use crate::lattices;
+    use crate::simd::LANES;
     use ccq::code::Family;
 
-    /// The least cost over all bytes, and the first byte that has it, from the codec's own expansion.
-    fn exhaustive(code: &Code, params: ClusterParams, u: &[f32]) -> u16 {
+    /// One block, each word in `u` with its leverages.
+    struct Block<'a>(&'a Lattice, &'a [[f32; LANES]], Option<&'a [[f32; LANES]]>);
+
+    impl Job for Block<'_> {
+        type Output = ([i32; LANES], [i32; LANES]);
+
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) -> Self::Output {
+            let u: Vec<S::F> = self.1.iter().map(|u| simd.load(u)).collect();
+            let h: Option<Vec<S::F>> = self.2.map(|h| h.iter().map(|h| simd.load(h)).collect());
+            let words = self.0.block(simd, &u, h.as_deref());
+            (simd.store_i32(words), simd.store_i32((&self.0).expand(simd, words)))
+        }
+    }
+
+    /// The first byte of least cost over all bytes, from the codec's own expansion.
+    fn exhaustive(code: &Code, params: ClusterParams, u: &[f32], h: &[f32]) -> i32 {
         let states = code.states();
-        let mut best = (0, f32::INFINITY);
+        let mut best = (0, f64::INFINITY);
         for q in 0..=255u8 {
             let bits = u32::from(params.code(q));
-            let cost: f32 = u
+            let cost: f64 = u
                 .iter()
+                .zip(h)
                 .zip(&states)
-                .map(|(u, s)| {
-                    let c = ((bits >> s.shift & s.mask) as i32 - s.zero_point) as f32;
-                    c * c * 0.5 - u * c
+                .map(|((&u, &h), s)| {
+                    let c = f64::from((bits >> s.shift & s.mask) as i32 - s.zero_point);
+                    f64::from(h) * (c * c * 0.5 - f64::from(u) * c)
                 })
                 .sum();
             if cost < best.1 {
@@ -140,19 +199,36 @@ mod tests {
     }
 
     #[test]
-    fn the_search_is_the_argmin_over_all_bytes() {
+    fn the_search_is_the_argmin_over_all_bytes_on_every_instruction_set() {
         let code = Family::Ccq206.code(64).unwrap();
         let mut random = SplitMix64(9);
-        for &(a, zp) in lattices::RANKED.iter().chain(&[(0, 0), (5, 32_000), (u16::MAX, 0)]) {
-            let params = ClusterParams::Q8 { a: a.min(32_767), zp };
-            let lattice = Lattice::new(&code, params);
-            for round in 0..20u64 {
-                let span = 10 << (round % 8);
-                for _ in 0..LANES {
-                    let u = [0; STATES].map(|_| (random.next() % (2 * span + 1)) as f32 - span as f32);
-                    for count in 1..=STATES {
-                        let expected = exhaustive(&code, params, &u[..count]);
-                        assert_eq!(u16::from(lattice.nearest(&u[..count])), expected, "{params:?} {u:?}");
+        for &(a, zp) in lattices::RANKED.iter().take(20).chain(&[(0, 0), (5, 32_000), (32_767, 0)]) {
+            let lattice = Lattice::new(&code, a, zp);
+            for round in 0..8u64 {
+                // Multiples of 2^-6 within the limit, and leverages whose products are multiples as well.
+                let span = 128 << (round % 7);
+                let mut draw = || (random.next() % (2 * span + 1)) as f32 / 64.0 - span as f32 / 64.0;
+                let u: Vec<[f32; LANES]> = (0..STATES).map(|_| [0; LANES].map(|_| draw())).collect();
+                let even: Vec<[f32; LANES]> = u.iter().map(|u| u.map(|u| (u * 8.0).trunc() / 8.0)).collect();
+                let h: Vec<[f32; LANES]> =
+                    (0..STATES).map(|_| [0; LANES].map(|_| (random.next() % 9) as f32 / 8.0)).collect();
+                let ones = [[1.0; LANES]; STATES];
+                for count in 1..=STATES {
+                    for isa in Isa::all() {
+                        let (plain, codes) = isa.run(Block(&lattice, &u[..count], None));
+                        let (weighted, _) = isa.run(Block(&lattice, &even[..count], Some(&h[..count])));
+                        let (alike, _) = isa.run(Block(&lattice, &u[..count], Some(&ones[..count])));
+                        assert_eq!(plain, alike);
+                        for lane in 0..LANES {
+                            let at =
+                                |x: &[[f32; LANES]]| x[..count].iter().map(|x| x[lane]).collect::<Vec<_>>();
+                            let expected = exhaustive(&code, lattice.params(), &at(&u), &at(&ones));
+                            assert_eq!(plain[lane], expected, "{a} {zp} {}", isa.name());
+                            let expected = exhaustive(&code, lattice.params(), &at(&even), &at(&h));
+                            assert_eq!(weighted[lane], expected, "{a} {zp} {}, weighted", isa.name());
+                            let code_of = lattice.params().code(plain[lane] as u8);
+                            assert_eq!(codes[lane] as u32 & 0x7FFF, u32::from(code_of) & 0x7FFF);
+                        }
                     }
                 }
             }

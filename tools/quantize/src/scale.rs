@@ -5,19 +5,23 @@
 //! the error at any step from above, at no cost.
 //!
 //! ```text
-//! 1 probe    encode with steps spread around multiples of the group's rms and of its largest weight, of both
-//!            signs; a row of unsigned local scales keeps the sign that is better in sum
+//! 1 probe    encode with steps spread around multiples of the group's rms and of its largest weight; the sign is
+//!            the one that puts the largest weight on the widest state, or both are tried
 //! 2 refit    encode again at the best step of the best parabola, equation (4)
 //! 3 compress for super scales from (largest step) / (largest local scale) up, sum over the groups the bound at
-//!            the best local scale; keep the super scale of the least sum
+//!            the best local scale; keep the super scale of the least sum, refit it
 //! 4 settle   encode with each local scale and its neighbours, keep the best; refit the super scale over the
 //!            row, sum(l w.c) / sum(l^2 c.c); repeat while that gains
+//! 5 apply    encode once more with the scales found, refit the super scale to the words
 //! ```
 //!
 //! Everything runs on a row scaled by a power of two to a largest magnitude in 1..2, so that neither the
 //! smallest nor the largest f32 meets its limits here. [`Unit`] brings scales back, rounded as the decoder will see them.
 
-use super::kernel::{Kernel, Layout, Parabola};
+use crate::compress::Compress;
+use crate::isa::{Isa, Job};
+use crate::kernel::{Kernel, Layout, Parabola};
+use crate::simd::{LANES, Simd};
 use ccq::code::{Code, LocalScale};
 
 /// The power of two that a row was multiplied by.
@@ -51,17 +55,17 @@ impl Unit {
     }
 
     /// The nearest super scale there is to a step in this unit.
-    fn super_scale(self, step: f64) -> f32 {
+    pub fn super_scale(self, step: f64) -> f32 {
         (step / self.factor).clamp(-self.max_step, self.max_step) as f32
     }
 
     /// The decoder's `fl32(local_scale * super_scale)`, in this unit.
-    fn step(self, local: i32, super_scale: f32) -> f32 {
+    pub fn step(self, local: i32, super_scale: f32) -> f32 {
         (f64::from(local as f32 * super_scale) * self.factor) as f32
     }
 
     /// The largest local scale that may go with a super scale, at most `most`.
-    fn max_local(self, super_scale: f32, most: i32) -> i32 {
+    pub fn max_local(self, super_scale: f32, most: i32) -> i32 {
         if super_scale == 0.0 {
             most
         } else {
@@ -73,9 +77,6 @@ impl Unit {
 /// Local scales that go further than this divide so finely that rounding them costs nothing.
 const WIDE: i32 = 255;
 
-/// Probes taken with both signs where a row has to choose one.
-const SIGN_PROBES: usize = 2;
-
 /// A step to try on a group.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Probe {
@@ -85,17 +86,34 @@ pub(crate) enum Probe {
     Max(f32),
 }
 
+/// How a row's steps get their signs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Sign {
+    /// This one, for the whole row.
+    Given(f32),
+    /// For each group the one that puts its largest weight on the widest state, which is negative.
+    OfLargest,
+    /// For each group whichever is better.
+    Both,
+    /// For the whole row whichever is better after that many probes.
+    Row(usize),
+}
+
 /// What a scale search costs and finds.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    /// Steps tried on every group; the first ones decide a row's sign.
+    /// Steps tried on every group.
     pub probes: Vec<Probe>,
+    /// Their signs.
+    pub sign: Sign,
     /// Re-encodings at the refitted step.
     pub refits: usize,
     /// Super scales tried.
     pub super_scales: usize,
     /// Rounds of step 4, at most.
     pub rounds: usize,
+    /// Neighbours of each local scale that are encoded in a round.
+    pub neighbours: &'static [i32],
 }
 
 /// Scales found for a row, and the squared error with them, in the row's unit.
@@ -116,36 +134,56 @@ impl Solution {
     }
 }
 
+/// What is known of a group's weights.
+#[derive(Clone, Copy, Debug, Default)]
+struct Group {
+    /// `sum h w^2`.
+    energy: f64,
+    rms: f32,
+    /// Largest magnitude.
+    max: f32,
+    /// The sign of the step that makes the largest weight's state negative.
+    sign: f32,
+}
+
 /// The search, with its working memory.
 #[derive(Clone, Debug)]
 pub(crate) struct ScaleSearch {
     layout: Layout,
+    isa: Isa,
     settings: Settings,
     local: LocalScale,
     max_local: i32,
-    /// `sum w^2` of each group.
-    energies: Vec<f64>,
-    rms: Vec<f32>,
-    max: Vec<f32>,
-    /// The answers so far for each group.
-    answers: Vec<Vec<Parabola>>,
+    importance: Option<Vec<f32>>,
+    groups: Vec<Group>,
+    /// The answers so far, those of one encoding after the other; a group whose words are all zero has norm 0.
+    answers: Vec<Parabola>,
+    /// For each group the answer with the least minimum, and that minimum.
+    ideals: Vec<(Parabola, f64)>,
     steps: Vec<f32>,
     fits: Vec<Parabola>,
 }
 
 impl ScaleSearch {
-    /// A search over rows of that layout.
-    pub fn new(code: &Code, layout: Layout, settings: Settings) -> Self {
+    /// A search over rows of that layout; `importance` is normalised.
+    pub fn new(
+        code: &Code,
+        layout: Layout,
+        settings: Settings,
+        importance: Option<&[f32]>,
+        isa: Isa,
+    ) -> Self {
         let groups = layout.groups;
         Self {
             layout,
+            isa,
             settings,
             local: code.local_scale(),
             max_local: code.max_local_scale(),
-            energies: vec![0.0; groups],
-            rms: vec![0.0; groups],
-            max: vec![0.0; groups],
-            answers: vec![Vec::new(); groups],
+            importance: importance.map(<[f32]>::to_vec),
+            groups: vec![Group::default(); groups],
+            answers: Vec::new(),
+            ideals: Vec::new(),
             steps: vec![0.0; groups],
             fits: vec![Parabola::default(); groups],
         }
@@ -153,26 +191,31 @@ impl ScaleSearch {
 
     /// Takes the row that the kernel has loaded.
     pub fn load(&mut self, row: &[f32]) {
-        for group in 0..self.layout.groups {
-            let weights = &row[self.layout.weights(group)];
-            let energy: f64 = weights.iter().map(|&w| f64::from(w) * f64::from(w)).sum();
-            self.energies[group] = energy;
-            self.rms[group] = (energy / weights.len() as f64).sqrt() as f32;
-            self.max[group] = weights.iter().fold(0.0f32, |max, w| max.max(w.abs()));
+        for (index, group) in self.groups.iter_mut().enumerate() {
+            let range = self.layout.weights(index);
+            let importance = self.importance.as_ref().map(|importance| &importance[range.clone()]);
+            *group = self.isa.run(Measure { weights: &row[range], importance });
         }
     }
 
-    /// The whole search, over steps of these signs.
-    pub fn search<K: Kernel>(&mut self, kernel: &mut K, unit: Unit, signs: &[f32]) -> Solution {
-        self.probe(kernel, signs);
+    /// Steps 1 to 4; `signs` in place of the settings' where given.
+    pub fn search<K: Kernel>(&mut self, kernel: &mut K, unit: Unit, sign: Option<f32>) -> Solution {
+        self.probe(kernel, sign.map_or(self.settings.sign, Sign::Given));
         for _ in 0..self.settings.refits {
-            for group in 0..self.layout.groups {
-                self.steps[group] = self.ideal(group).minimiser() as f32;
+            for (step, (ideal, _)) in self.steps.iter_mut().zip(&self.ideals) {
+                *step = ideal.minimiser() as f32;
             }
             self.encode_steps(kernel);
         }
-        let mut best = Solution { error: self.energies.iter().sum(), ..Solution::zero(self.layout.groups) };
         let mut super_scale = self.compress(unit);
+        let mut best = Solution {
+            error: self.groups.iter().map(|group| group.energy).sum(),
+            ..Solution::zero(self.layout.groups)
+        };
+        if self.settings.rounds == 0 {
+            let (error, local_scales) = self.nearest(unit, super_scale);
+            return if error < best.error { Solution { error, super_scale, local_scales } } else { best };
+        }
         for _ in 0..self.settings.rounds {
             let (error, local_scales, refitted) = self.settle(kernel, unit, super_scale);
             if error >= best.error {
@@ -187,74 +230,94 @@ impl ScaleSearch {
         best
     }
 
-    /// Encodes with a solution's scales, so that the kernel's words are the solution's.
-    pub fn apply<K: Kernel>(&mut self, kernel: &mut K, unit: Unit, solution: &Solution) {
+    /// Step 5: encodes with a solution's scales, so that the kernel's words are the solution's.
+    pub fn apply<K: Kernel>(&mut self, kernel: &mut K, unit: Unit, solution: &mut Solution) {
         for (step, &local) in self.steps.iter_mut().zip(&solution.local_scales) {
             *step = unit.step(local, solution.super_scale);
         }
         kernel.encode(&self.steps, &mut self.fits);
+        let error_at = |super_scale: f32| -> f64 {
+            let groups = self.fits.iter().zip(&solution.local_scales).zip(&self.groups);
+            groups
+                .map(|((fit, &local), group)| match fit.norm {
+                    0.0 => group.energy,
+                    _ => fit.at(f64::from(unit.step(local, super_scale))),
+                })
+                .sum()
+        };
+        let refitted = refit(unit, self.fits.iter().zip(solution.local_scales.iter().copied()));
+        let refitted = refitted.unwrap_or(solution.super_scale);
+        let error = error_at(solution.super_scale);
+        let most = solution.local_scales.iter().map(|local| local.abs()).max().unwrap_or(0);
+        let better = error_at(refitted);
+        if better < error && most <= unit.max_local(refitted, most) && refitted != 0.0 {
+            (solution.error, solution.super_scale) = (better, refitted);
+        } else {
+            solution.error = error;
+        }
     }
 
     /// Encodes with `self.steps` and keeps the answers.
     fn encode_steps<K: Kernel>(&mut self, kernel: &mut K) {
         kernel.encode(&self.steps, &mut self.fits);
-        for (answers, fit) in self.answers.iter_mut().zip(&self.fits) {
-            if fit.norm > 0.0 {
-                answers.push(*fit);
+        for (fit, (ideal, least)) in self.fits.iter().zip(&mut self.ideals) {
+            let minimum = fit.minimum();
+            if fit.norm > 0.0 && minimum < *least {
+                (*ideal, *least) = (*fit, minimum);
             }
         }
+        self.answers.extend_from_slice(&self.fits);
     }
 
-    fn encode_probe<K: Kernel>(&mut self, kernel: &mut K, probe: Probe, sign: f32) {
-        let (multiple, bases) = match probe {
-            Probe::Rms(multiple) => (multiple, &self.rms),
-            Probe::Max(multiple) => (multiple, &self.max),
-        };
-        for (step, base) in self.steps.iter_mut().zip(bases) {
-            *step = base * multiple * sign;
+    fn encode_probe<K: Kernel>(&mut self, kernel: &mut K, probe: Probe, sign: Option<f32>) {
+        for (step, group) in self.steps.iter_mut().zip(&self.groups) {
+            let magnitude = match probe {
+                Probe::Rms(multiple) => group.rms * multiple,
+                Probe::Max(multiple) => group.max * multiple,
+            };
+            *step = magnitude * sign.unwrap_or(group.sign);
         }
         self.encode_steps(kernel);
     }
 
-    /// The answer so far with the least minimum; the zero step where none is better than zeros.
-    fn ideal(&self, group: usize) -> Parabola {
-        let mut best = Parabola { error: self.energies[group], ..Parabola::default() };
-        let mut least = best.error;
-        for answer in &self.answers[group] {
-            let minimum = answer.minimum();
-            if minimum < least {
-                (best, least) = (*answer, minimum);
-            }
-        }
-        best
+    fn forget(&mut self) {
+        self.answers.clear();
+        self.ideals.clear();
+        let zero = |group: &Group| (Parabola { error: group.energy, ..Parabola::default() }, group.energy);
+        self.ideals.extend(self.groups.iter().map(zero));
     }
 
-    /// Step 1. Signed local scales choose a sign a group; with unsigned ones the row has one sign, that of the
-    /// less error after the first few probes.
-    fn probe<K: Kernel>(&mut self, kernel: &mut K, signs: &[f32]) {
+    /// Step 1.
+    fn probe<K: Kernel>(&mut self, kernel: &mut K, sign: Sign) {
+        self.forget();
         let probes = self.settings.probes.clone();
-        let a_sign_a_group = self.local == LocalScale::Signed8;
-        let undecided = if a_sign_a_group { probes.len() } else { SIGN_PROBES.min(probes.len()) };
+        let (undecided, signs) = match sign {
+            Sign::Given(sign) => (0, [Some(sign), None]),
+            Sign::OfLargest => (0, [None, None]),
+            Sign::Both => (0, [Some(1.0), Some(-1.0)]),
+            Sign::Row(first) => (first.min(probes.len()), [Some(1.0), None]),
+        };
         let (first, rest) = probes.split_at(undecided);
-        let mut best: Option<(f64, f32, Vec<Vec<Parabola>>)> = None;
-        self.answers.iter_mut().for_each(Vec::clear);
-        for &sign in signs {
+        let mut chosen = signs;
+        if !first.is_empty() {
             for &probe in first {
-                self.encode_probe(kernel, probe, sign);
+                self.encode_probe(kernel, probe, Some(1.0));
             }
-            if a_sign_a_group {
-                continue;
+            let error = |ideals: &[(Parabola, f64)]| ideals.iter().map(|ideal| ideal.1).sum::<f64>();
+            let (answers, ideals) = (std::mem::take(&mut self.answers), std::mem::take(&mut self.ideals));
+            self.forget();
+            for &probe in first {
+                self.encode_probe(kernel, probe, Some(-1.0));
             }
-            let error = (0..self.layout.groups).map(|group| self.ideal(group).minimum()).sum();
-            let answers = self.answers.iter_mut().map(std::mem::take).collect();
-            if best.as_ref().is_none_or(|(least, ..)| error < *least) {
-                best = Some((error, sign, answers));
+            chosen = [Some(-1.0), None];
+            if error(&ideals) <= error(&self.ideals) {
+                (self.answers, self.ideals, chosen) = (answers, ideals, [Some(1.0), None]);
             }
         }
-        if let Some((_, sign, answers)) = best {
-            self.answers = answers;
-            for &probe in rest {
-                self.encode_probe(kernel, probe, sign);
+        for &probe in rest {
+            self.encode_probe(kernel, probe, chosen[0]);
+            if chosen[1].is_some() {
+                self.encode_probe(kernel, probe, chosen[1]);
             }
         }
     }
@@ -265,23 +328,17 @@ impl ScaleSearch {
         (if self.local == LocalScale::Signed8 { -most } else { 0 }, most)
     }
 
-    /// The local scale of least bound for a group under a super scale, given some of its answers.
-    fn local_scale(
-        &self,
-        group: usize,
-        answers: &[Parabola],
-        ideal: f64,
-        unit_step: f64,
-        (least, most): (i32, i32),
-    ) -> (i32, f64) {
+    /// The local scale of least bound for a group under a super scale, over all its answers.
+    fn local_scale(&self, index: usize, unit_step: f64, (least, most): (i32, i32)) -> (i32, f64) {
+        let ideal = self.ideals[index].0.minimiser();
         let below = if unit_step == 0.0 { 0 } else { floor(ideal / unit_step) };
-        let mut best = (0, self.energies[group]);
+        let mut best = (0, self.groups[index].energy);
         for local in [below, below.saturating_add(1)] {
             let local = local.clamp(least, most);
             let step = f64::from(local) * unit_step;
-            for answer in answers {
+            for answer in self.answers[index..].iter().step_by(self.layout.groups) {
                 let error = answer.at(step);
-                if error < best.1 {
+                if answer.norm > 0.0 && error < best.1 {
                     best = (local, error);
                 }
             }
@@ -289,58 +346,74 @@ impl ScaleSearch {
         best
     }
 
+    /// Every group's best local scale under a super scale, and the sum of the bounds.
+    fn bounds(&self, unit: Unit, super_scale: f32) -> (f64, Vec<i32>) {
+        let range = self.local_range(unit, super_scale);
+        let unit_step = f64::from(unit.step(1, super_scale));
+        let mut error = 0.0;
+        let local = |index: usize| match self.local {
+            LocalScale::None => (1, self.ideals[index].1),
+            _ => self.local_scale(index, unit_step, range),
+        };
+        let mut locals = Vec::with_capacity(self.layout.groups);
+        for (local, bound) in (0..self.layout.groups).map(local) {
+            error += bound;
+            locals.push(local);
+        }
+        (error, locals)
+    }
+
+    /// [`ScaleSearch::bounds`] from each group's best answer alone.
+    fn nearest(&self, unit: Unit, super_scale: f32) -> (f64, Vec<i32>) {
+        let (least, most) = self.local_range(unit, super_scale);
+        let unit_step = f64::from(unit.step(1, super_scale));
+        let inverse = if unit_step == 0.0 { 0.0 } else { 1.0 / unit_step };
+        let mut error = 0.0;
+        let mut locals = Vec::with_capacity(self.layout.groups);
+        for (ideal, minimum) in &self.ideals {
+            let local = match self.local {
+                LocalScale::None => 1,
+                _ => floor(ideal.minimiser() * inverse + 0.5).clamp(least, most),
+            };
+            let difference = f64::from(local) * unit_step - ideal.minimiser();
+            error += minimum + difference * difference * ideal.norm;
+            locals.push(local);
+        }
+        (error, locals)
+    }
+
     /// Step 3.
     fn compress(&self, unit: Unit) -> f32 {
-        let ideals: Vec<Parabola> = (0..self.layout.groups).map(|group| self.ideal(group)).collect();
-        let signed = self.local == LocalScale::Signed8;
-        let longest = |longest: f64, ideal: &Parabola| {
+        let longest = |longest: f64, (ideal, _): &(Parabola, f64)| {
             let step = ideal.minimiser();
             if step.abs() > longest.abs() { step } else { longest }
         };
-        let longest = ideals.iter().fold(0.0, longest);
+        let longest = self.ideals.iter().fold(0.0, longest);
+        let signed = self.local == LocalScale::Signed8;
         let longest = if signed { longest.abs() } else { longest };
-        if self.local == LocalScale::None || self.max_local > WIDE {
+        if longest == 0.0 || self.local == LocalScale::None || self.max_local > WIDE {
             return unit.super_scale(longest / f64::from(self.max_local));
         }
-        let mut best = (f64::INFINITY, 0.0);
-        for i in 0..self.settings.super_scales {
-            // From a largest local scale that is cut by an eighth to one that uses half the range.
-            let range = 1.125 - 0.625 * i as f64 / (self.settings.super_scales - 1) as f64;
-            let super_scale = unit.super_scale(longest / (f64::from(self.max_local) * range));
-            let (unit_step, range) =
-                (f64::from(unit.step(1, super_scale)), self.local_range(unit, super_scale));
-            let mut error = 0.0;
-            for (group, ideal) in ideals.iter().enumerate() {
-                error += self.local_scale(group, &[*ideal], ideal.minimiser(), unit_step, range).1;
-            }
-            if error < best.0 {
-                best = (error, super_scale);
-            }
-        }
-        best.1
+        let least = if signed { -self.max_local } else { 0 };
+        let best = self.isa.run(Compress {
+            ideals: &self.ideals,
+            longest,
+            range: (f64::from(least), f64::from(self.max_local)),
+            candidates: self.settings.super_scales,
+        });
+        unit.super_scale(best)
     }
 
     /// Step 4: the error, the local scales, and the super scale that would suit their words best.
     fn settle<K: Kernel>(&mut self, kernel: &mut K, unit: Unit, super_scale: f32) -> (f64, Vec<i32>, f32) {
-        let groups = self.layout.groups;
         let range = self.local_range(unit, super_scale);
-        let unit_step = f64::from(unit.step(1, super_scale));
-        let start: Vec<i32> = (0..groups)
-            .map(|group| match self.local {
-                LocalScale::None => 1,
-                _ => {
-                    let ideal = self.ideal(group).minimiser();
-                    self.local_scale(group, &self.answers[group], ideal, unit_step, range).0
-                }
-            })
-            .collect();
+        let (_, start) = self.bounds(unit, super_scale);
         let mut best: Vec<(f64, i32, Parabola)> =
-            self.energies.iter().map(|&energy| (energy, 0, Parabola::default())).collect();
-        let neighbours: &[i32] =
-            if self.local == LocalScale::None || self.max_local > WIDE { &[0] } else { &[0, -1, 1] };
-        for offset in neighbours {
+            self.groups.iter().map(|group| (group.energy, 0, Parabola::default())).collect();
+        let alone = self.local == LocalScale::None || self.max_local > WIDE;
+        for offset in if alone { &[0] } else { self.settings.neighbours } {
             let local = |group: usize| (start[group] + offset).clamp(range.0, range.1);
-            for group in 0..groups {
+            for group in 0..self.layout.groups {
                 self.steps[group] = unit.step(local(group), super_scale);
             }
             self.encode_steps(kernel);
@@ -350,20 +423,75 @@ impl ScaleSearch {
                 }
             }
         }
-        let (mut error, mut dot, mut norm) = (0.0, 0.0, 0.0);
-        for &(group_error, local, fit) in &best {
-            error += group_error;
-            let local = f64::from(local);
-            dot += local * fit.minimiser() * fit.norm;
-            norm += local * local * fit.norm;
-        }
-        let refitted = if norm > 0.0 { unit.super_scale(dot / norm) } else { super_scale };
+        let error = best.iter().map(|best| best.0).sum();
+        let refitted = refit(unit, best.iter().map(|(_, local, fit)| (fit, *local))).unwrap_or(super_scale);
         (error, best.iter().map(|b| b.1).collect(), refitted)
     }
+}
+
+/// The super scale that suits the words of all groups best, given their local scales.
+fn refit<'a>(unit: Unit, groups: impl Iterator<Item = (&'a Parabola, i32)>) -> Option<f32> {
+    let (mut dot, mut norm) = (0.0, 0.0);
+    for (fit, local) in groups {
+        let local = f64::from(local);
+        dot += local * (fit.step * fit.norm + fit.slope);
+        norm += local * local * fit.norm;
+    }
+    (norm > 0.0).then(|| unit.super_scale(dot / norm))
 }
 
 /// The largest integer that is no larger, saturating.
 fn floor(x: f64) -> i32 {
     let truncated = x as i32;
     truncated.saturating_sub(i32::from(f64::from(truncated) > x))
+}
+
+/// A group's energy, rms and largest weight.
+struct Measure<'a> {
+    weights: &'a [f32],
+    importance: Option<&'a [f32]>,
+}
+
+impl Job for Measure<'_> {
+    type Output = Group;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> Group {
+        let Self { weights, importance } = self;
+        let zero = simd.splat(0.0);
+        let [mut squares, mut energy, mut max, mut min] = [zero; 4];
+        for (block, weights) in weights.chunks(LANES).enumerate() {
+            let w = load(simd, weights);
+            let square = simd.mul(w, w);
+            squares = simd.add(squares, square);
+            let weighted = match importance {
+                None => square,
+                Some(h) => simd.mul(square, load(simd, &h[block * LANES..][..weights.len()])),
+            };
+            energy = simd.add(energy, weighted);
+            max = simd.max(max, w);
+            min = simd.min(min, w);
+        }
+        let max = simd.store(max).into_iter().fold(0.0f32, |max, w| if w > max { w } else { max });
+        let min = simd.store(min).into_iter().fold(0.0f32, |min, w| if w < min { w } else { min });
+        Group {
+            energy: simd.total(energy).into(),
+            rms: (simd.total(squares) / weights.len() as f32).sqrt(),
+            max: if -min > max { -min } else { max },
+            sign: if -min >= max { 1.0 } else { -1.0 },
+        }
+    }
+}
+
+/// Up to sixteen values, then zeros.
+#[inline(always)]
+fn load<S: Simd>(simd: S, values: &[f32]) -> S::F {
+    match values.first_chunk() {
+        Some(values) => simd.load(values),
+        None => {
+            let mut padded = [0.0; LANES];
+            padded[..values.len()].copy_from_slice(values);
+            simd.load(&padded)
+        }
+    }
 }

@@ -29,20 +29,35 @@ impl ErrorStats {
     /// # Panics
     /// When the slices differ in length.
     pub fn of(weights: &[f32], decoded: &[f32]) -> Self {
+        Self::sums(weights, decoded, |_| 1.0)
+    }
+
+    /// The sums over one row, every term of each but `max_abs_error` times its column's importance.
+    ///
+    /// # Panics
+    /// When the slices differ in length.
+    pub fn of_weighted(weights: &[f32], decoded: &[f32], importance: &[f32]) -> Self {
+        assert_eq!(weights.len(), importance.len(), "as many importances as weights");
+        Self::sums(weights, decoded, |column| f64::from(importance[column]))
+    }
+
+    #[inline(always)]
+    fn sums(weights: &[f32], decoded: &[f32], importance: impl Fn(usize) -> f64) -> Self {
         assert_eq!(weights.len(), decoded.len(), "as many decoded values as weights");
         let mut error = [0.0f64; LANES];
         let mut energy = [0.0f64; LANES];
         let mut decoded_energy = [0.0f64; LANES];
         let mut dot = [0.0f64; LANES];
         let mut max = [0.0f64; LANES];
-        for (weights, decoded) in weights.chunks(LANES).zip(decoded.chunks(LANES)) {
+        for (block, (weights, decoded)) in weights.chunks(LANES).zip(decoded.chunks(LANES)).enumerate() {
             for (i, (&w, &d)) in weights.iter().zip(decoded).enumerate() {
+                let h = importance(block * LANES + i);
                 let (w, d) = (f64::from(w), f64::from(d));
                 let e = w - d;
-                error[i] += e * e;
-                energy[i] += w * w;
-                decoded_energy[i] += d * d;
-                dot[i] += w * d;
+                error[i] += e * e * h;
+                energy[i] += w * w * h;
+                decoded_energy[i] += d * d * h;
+                dot[i] += w * d * h;
                 let size = if e.is_nan() { f64::INFINITY } else { e.abs() };
                 max[i] = if size > max[i] { size } else { max[i] };
             }
@@ -67,6 +82,25 @@ impl ErrorStats {
         let width = in_features.max(1);
         for (weights, decoded) in weights.chunks(width).zip(decoded.chunks(width)) {
             total.merge(&Self::of(weights, decoded));
+        }
+        total
+    }
+
+    /// [`ErrorStats::of_rows`], each column's terms times its importance, as in [`ErrorStats::of_weighted`].
+    ///
+    /// # Panics
+    /// When the slices differ in length, or there are not `in_features` importances.
+    pub fn of_rows_weighted(
+        weights: &[f32],
+        decoded: &[f32],
+        in_features: usize,
+        importance: &[f32],
+    ) -> Self {
+        assert_eq!(weights.len(), decoded.len(), "as many decoded values as weights");
+        let mut total = Self::default();
+        let width = in_features.max(1);
+        for (weights, decoded) in weights.chunks(width).zip(decoded.chunks(width)) {
+            total.merge(&Self::of_weighted(weights, decoded, importance));
         }
         total
     }
@@ -116,6 +150,16 @@ mod tests {
         assert_eq!(stats.relative_mse(), Some(0.04));
         assert!((stats.snr_db().unwrap() - 13.9794).abs() < 1e-4);
         assert!((stats.cosine().unwrap() - 21.0 / (5.0 * 18f64.sqrt())).abs() < 1e-15);
+    }
+
+    #[test]
+    fn importance_weights_the_sums() {
+        let plain = ErrorStats::of(&[3.0, -4.0, 1.0], &[3.0, -3.0, 2.0]);
+        let ones = ErrorStats::of_rows_weighted(&[3.0, -4.0, 1.0], &[3.0, -3.0, 2.0], 3, &[1.0; 3]);
+        assert_eq!(plain, ones);
+        let stats = ErrorStats::of_weighted(&[3.0, -4.0, 1.0], &[3.0, -3.0, 2.0], &[0.0, 2.0, 0.5]);
+        assert_eq!((stats.squared_error, stats.energy), (2.5, 32.5));
+        assert_eq!(stats.max_abs_error, 1.0);
     }
 
     #[test]

@@ -3,7 +3,9 @@
 
 use ccq::code::{Code, Family, GROUP_SIZES};
 use ccq::codec::{ClusterParams, Matrix};
-use ccq_quantize::{Error, ErrorStats, Options, QuantizedMatrix, gaussian, quantize, quantize_with};
+use ccq_quantize::{
+    Error, ErrorStats, Isa, Method, Options, Quality, QuantizedMatrix, gaussian, quantize, quantize_with,
+};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn codes() -> impl Iterator<Item = Code> {
@@ -136,6 +138,28 @@ fn the_bytes_do_not_depend_on_threads() {
         // Nor on the other rows.
         let last = quantize(&weights[36 * 300..], 300, &Options::new(code)).unwrap();
         assert_eq!(last.code_plane, one.code_plane[36 * one.code_plane.len() / 37..]);
+    }
+}
+
+#[test]
+fn the_bytes_do_not_depend_on_the_instruction_set() {
+    // Heavy tails, a row of zeros, short words and a short group at the end.
+    let mut weights: Vec<f32> = gaussian(9, 6 * 331).iter().map(|w| w * w.abs()).collect();
+    weights[331..662].fill(0.0);
+    let importance: Vec<f32> = gaussian(10, 331).iter().map(|h| h * h).collect();
+    for code in codes() {
+        for options in [
+            Options::new(code).with_quality(Quality::Fast),
+            Options::new(code),
+            Options::new(code).with_importance(Some(&importance)),
+            Options::new(code).with_method(Method::Paper),
+        ] {
+            let portable = quantize(&weights, 331, &options.with_isa(Isa::PORTABLE)).unwrap();
+            for isa in Isa::all() {
+                let found = quantize(&weights, 331, &options.with_isa(isa)).unwrap();
+                assert_eq!(found.planes(), portable.planes(), "{code} {}", isa.name());
+            }
+        }
     }
 }
 
