@@ -1,4 +1,5 @@
-//! Speed of the quantizer on one thread, in weights a second: 64 x 1536 N(0, 1) values, 64 weights a group.
+//! Speed of the quantizer and of its stages on one thread, in weights a second: 64 x 1536 N(0, 1) values, one row of
+//! them for a stage, 64 weights a group.
 //!
 //! ```text
 //! cargo bench -p ccq-quantize
@@ -6,7 +7,7 @@
 #![allow(missing_docs)]
 
 use ccq::code::Family;
-use ccq_quantize::{Isa, Options, Quality, gaussian, quantize};
+use ccq_quantize::{Isa, Options, Quality, Stage, bench_stage, gaussian, quantize};
 use divan::Bencher;
 use divan::counter::ItemsCount;
 
@@ -28,6 +29,13 @@ fn run(bencher: Bencher<'_, '_>, options: Option<Options<'_>>) {
 
 fn options(family: &str) -> Option<Options<'static>> {
     Some(Options::new(Family::from_name(family)?.code(64).ok()?))
+}
+
+/// One stage of the balanced search, on one row.
+fn stage(bencher: Bencher<'_, '_>, family: &str, stage: Stage) {
+    let Some(options) = options(family) else { return };
+    let bencher = bencher.counter(ItemsCount::new(IN_FEATURES));
+    bench_stage(&options, &gaussian(1, IN_FEATURES), stage, |run| bencher.bench_local(run));
 }
 
 const FAMILIES: [&str; 5] = ["ccq-2.06", "ccq-2.5", "ccq-2.75", "wint4", "int2"];
@@ -60,4 +68,22 @@ fn instruction_set<const N: usize>(bencher: Bencher<'_, '_>, family: &str) {
     let isa = Isa::all().nth(N);
     let options = options(family).zip(isa).map(|(options, isa)| options.with_isa(isa));
     run(bencher, options.map(|options| options.with_quality(Quality::Fast)));
+}
+
+/// One encoding search: Viterbi, the 256 codes, or rounding.
+#[divan::bench(args = FAMILIES)]
+fn stage_encode(bencher: Bencher<'_, '_>, family: &str) {
+    stage(bencher, family, Stage::Encode);
+}
+
+/// The choice of lattices for a row, by a sample of it.
+#[divan::bench(args = ["ccq-2.06"])]
+fn stage_rank_lattices(bencher: Bencher<'_, '_>, family: &str) {
+    stage(bencher, family, Stage::RankLattices);
+}
+
+/// The scale search, its encodings included.
+#[divan::bench(args = FAMILIES)]
+fn stage_scales(bencher: Bencher<'_, '_>, family: &str) {
+    stage(bencher, family, Stage::Scales);
 }

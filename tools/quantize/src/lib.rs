@@ -81,6 +81,8 @@ pub use gaussian::gaussian;
 #[doc(hidden)]
 pub use isa::Isa;
 pub use options::{Method, Options, Quality};
+#[doc(hidden)]
+pub use row::stages::{Stage, bench_stage};
 pub use score::ErrorStats;
 
 use ccq::code::{Code, CodeError, PlaneSizes};

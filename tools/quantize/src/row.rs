@@ -1,5 +1,7 @@
 //! One row: its unit, for clustered codes its lattice, its scales, its bytes.
 
+pub(crate) mod stages;
+
 use crate::isa::{Isa, Job};
 use crate::kernel::{Kernel, Layout, Parabola, normalised};
 use crate::lattice::{self, Lattice};
