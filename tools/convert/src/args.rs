@@ -106,8 +106,8 @@ struct Args {
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Method::ALL.map(Method::name)))]
     method: Option<String>,
 
-    /// What errors in each input channel count: a .safetensors file with a vector [in_features] under each
-    /// tensor's name, or llama.cpp's imatrix.gguf
+    /// What errors in each input channel count: a .safetensors file with one vector under each tensor's name, or
+    /// llama.cpp's imatrix.gguf
     #[arg(long, value_name = "FILE")]
     importance: Option<PathBuf>,
 

@@ -1,0 +1,226 @@
+// A CUDA driver without a GPU, for tests of the library's side: the functions that src/probe.rs lists, with the
+// simulated kernels behind them. Compiled to a libcuda.so that a test puts in front of the system's.
+//
+// Streams are lazy: copies and kernels run when the stream is synchronised and not before, so that memory which
+// is changed, read or freed too early shows. CCQ_SIM_DRIVER chooses a fault: no-device, stub, old-driver,
+// old-device, no-memory, no-pinned-memory, no-kernel. Built with CCQ_NO_KERNELS, cuLaunchKernel is missing.
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include <dlfcn.h>
+
+#ifndef CCQ_NO_KERNELS
+#include "../cu/dequantize.cu"
+#include "../cu/gemv.cu"
+#include "../cu/squared_error.cu"
+#endif
+
+using Size = std::size_t;
+using Address = unsigned long long;
+
+enum Result {
+    SUCCESS = 0,
+    INVALID_VALUE = 1,
+    OUT_OF_MEMORY = 2,
+    STUB_LIBRARY = 34,
+    NO_DEVICE = 100,
+    NOT_FOUND = 500,
+};
+
+static bool fault(const char* name) {
+    const char* chosen = std::getenv("CCQ_SIM_DRIVER");
+    return chosen != nullptr && std::strcmp(chosen, name) == 0;
+}
+
+// What is allocated: addresses and their lengths, so that a copy beyond its memory is refused.
+static std::map<Address, Size> allocations;
+
+static bool within(Address address, Size bytes) {
+    auto after = allocations.upper_bound(address);
+    if (after == allocations.begin()) return false;
+    const auto& found = *--after;
+    return address + bytes <= found.first + found.second;
+}
+
+static Result allocate(Address* address, Size bytes) {
+    void* memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+    if (memory == nullptr) return OUT_OF_MEMORY;
+    std::memset(memory, 0xFF, bytes);
+    *address = reinterpret_cast<Address>(memory);
+    allocations[*address] = bytes;
+    return SUCCESS;
+}
+
+static Result release(Address address) {
+    if (allocations.erase(address) == 0) return INVALID_VALUE;
+    std::free(reinterpret_cast<void*>(address));
+    return SUCCESS;
+}
+
+struct Stream {
+    std::vector<std::function<void()>> queue;
+};
+
+static Result copy(void* to, const void* from, Size bytes, Stream* stream) {
+    if (!within(reinterpret_cast<Address>(to), bytes) || !within(reinterpret_cast<Address>(from), bytes)) {
+        return INVALID_VALUE;
+    }
+    stream->queue.push_back([=] { std::memcpy(to, from, bytes); });
+    return SUCCESS;
+}
+
+extern "C" {
+
+Result cuInit(unsigned) { return fault("no-device") ? NO_DEVICE : fault("stub") ? STUB_LIBRARY : SUCCESS; }
+
+Result cuDriverGetVersion(int* version) {
+    *version = fault("old-driver") ? 10020 : 13000;
+    return SUCCESS;
+}
+
+Result cuDeviceGetCount(int* count) {
+    *count = 2;
+    return SUCCESS;
+}
+
+Result cuDeviceGet(int* device, int ordinal) {
+    *device = ordinal;
+    return SUCCESS;
+}
+
+// Device 0 is too old, device 1 is not, unless the fault makes it so.
+Result cuDeviceGetAttribute(int* value, int attribute, int device) {
+    const bool old = device == 0 || fault("old-device");
+    *value = attribute == 75 ? (old ? 7 : 9) : (old ? 5 : 0);
+    return SUCCESS;
+}
+
+Result cuDeviceGetName(char* name, int length, int device) {
+    std::strncpy(name, device == 0 ? "old simulator" : "simulator", length);
+    return SUCCESS;
+}
+
+Result cuDeviceTotalMem_v2(Size* bytes, int) {
+    *bytes = Size{1} << 30;
+    return SUCCESS;
+}
+
+Result cuDevicePrimaryCtxRetain(void** context, int) {
+    *context = &allocations;
+    return SUCCESS;
+}
+
+// The last thing a program does with a device: all of its memory has to be free by then.
+Result cuDevicePrimaryCtxRelease_v2(int) {
+    if (!allocations.empty()) std::abort();
+    return SUCCESS;
+}
+
+Result cuCtxSetCurrent(void* context) { return context == &allocations ? SUCCESS : INVALID_VALUE; }
+
+Result cuStreamCreate(Stream** stream, unsigned) {
+    *stream = new Stream;
+    return SUCCESS;
+}
+
+Result cuStreamSynchronize(Stream* stream) {
+    for (const auto& work : stream->queue) work();
+    stream->queue.clear();
+    return SUCCESS;
+}
+
+Result cuStreamDestroy_v2(Stream* stream) {
+    if (!stream->queue.empty()) std::abort();
+    delete stream;
+    return SUCCESS;
+}
+
+Result cuEventCreate(void** event, unsigned) {
+    *event = new char;
+    return SUCCESS;
+}
+
+Result cuEventRecord(void*, Stream*) { return SUCCESS; }
+
+Result cuEventElapsedTime(float* milliseconds, void*, void*) {
+    *milliseconds = 1.0f;
+    return SUCCESS;
+}
+
+Result cuEventDestroy_v2(void* event) {
+    delete static_cast<char*>(event);
+    return SUCCESS;
+}
+
+Result cuMemAlloc_v2(Address* address, Size bytes) {
+    return fault("no-memory") ? OUT_OF_MEMORY : allocate(address, bytes);
+}
+
+Result cuMemFree_v2(Address address) { return release(address); }
+
+Result cuMemHostAlloc(void** memory, Size bytes, unsigned) {
+    Address address = 0;
+    const Result result = fault("no-pinned-memory") ? OUT_OF_MEMORY : allocate(&address, bytes);
+    *memory = reinterpret_cast<void*>(address);
+    return result;
+}
+
+Result cuMemFreeHost(void* memory) { return release(reinterpret_cast<Address>(memory)); }
+
+Result cuMemcpyHtoDAsync_v2(Address to, const void* from, Size bytes, Stream* stream) {
+    return copy(reinterpret_cast<void*>(to), from, bytes, stream);
+}
+
+Result cuMemcpyDtoHAsync_v2(void* to, Address from, Size bytes, Stream* stream) {
+    return copy(to, reinterpret_cast<const void*>(from), bytes, stream);
+}
+
+Result cuMemcpyDtoDAsync_v2(Address to, Address from, Size bytes, Stream* stream) {
+    return copy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes, stream);
+}
+
+// A module is its PTX, whose text has to name the kernels that are asked for.
+Result cuModuleLoadData(std::string** module, const char* image) {
+    *module = new std::string(image);
+    return SUCCESS;
+}
+
+Result cuModuleUnload(std::string* module) {
+    delete module;
+    return SUCCESS;
+}
+
+Result cuModuleGetFunction(void** function, std::string* module, const char* name) {
+    *function = nullptr;
+    Dl_info self;
+    const bool known = module->find(".entry " + std::string(name) + "(") != std::string::npos;
+    if (known && !fault("no-kernel") && dladdr(reinterpret_cast<void*>(&cuInit), &self) != 0) {
+        *function = dlsym(dlopen(self.dli_fname, RTLD_NOW | RTLD_NOLOAD), name);
+    }
+    return *function == nullptr ? NOT_FOUND : SUCCESS;
+}
+
+#ifndef CCQ_NO_KERNELS
+Result cuLaunchKernel(void* function, unsigned blocks, unsigned, unsigned, unsigned threads, unsigned, unsigned,
+                      unsigned shared_bytes, Stream* stream, void** params, void**) {
+    if (shared_bytes > 48 << 10 || blocks == 0) return INVALID_VALUE;
+    // Parameters are copied here, as the driver does; the largest has 256 bytes and lies in an enum that has more.
+    std::vector<char> args(static_cast<char*>(params[0]), static_cast<char*>(params[0]) + 256);
+    stream->queue.push_back([=] {
+        const sim::Launch launch = {blocks, threads, shared_bytes, 0};
+        reinterpret_cast<void (*)(const void*, const sim::Launch*)>(function)(args.data(), &launch);
+    });
+    return SUCCESS;
+}
+#endif
+
+Result cuGetErrorName(int code, const char** name) {
+    *name = code == NOT_FOUND ? "CUDA_ERROR_NOT_FOUND" : "CUDA_ERROR_SIMULATED";
+    return SUCCESS;
+}
+
+}  // extern "C"

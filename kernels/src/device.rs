@@ -1,0 +1,236 @@
+//! A device, and the three operations on it.
+
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+use ccq::codec::Matrix;
+
+use crate::Error;
+use crate::driver::{Context, DeviceMemory, Event, Module, Stream};
+use crate::operation::{Activations, Args, Dequantize, Gemv, KernelFile, Operation, Source, SquaredError};
+use crate::plan::{Element, Launch, RowError};
+use crate::probe::{self, DeviceInfo, Driver};
+use crate::stream;
+
+const DEQUANTIZE: &str = include_str!("../ptx/dequantize.ptx");
+const SQUARED_ERROR: &str = include_str!("../ptx/squared_error.ptx");
+const GEMV: &str = include_str!("../ptx/gemv.ptx");
+
+/// Which device to open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selector {
+    /// The first one that the kernels run on.
+    Any,
+    /// The one of that number.
+    Ordinal(usize),
+}
+
+/// How far a matrix is from its source: the sums of its rows, added in row order, and so the same on every
+/// device.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ErrorSums {
+    /// Number of weights.
+    pub weights: u64,
+    /// The sums.
+    pub sums: RowError,
+    /// Milliseconds from the start to the end of each block's kernel, added up; copies are not counted.
+    pub kernel_milliseconds: f64,
+}
+
+/// An opened device. The kernels of an operation are compiled by the driver when it is first used.
+#[derive(Debug)]
+pub struct Device {
+    info: DeviceInfo,
+    dequantize: OnceLock<Module>,
+    squared_error: OnceLock<Module>,
+    gemv: OnceLock<Module>,
+    context: Arc<Context>,
+}
+
+impl Device {
+    /// The devices of this machine, also those too old for the kernels.
+    ///
+    /// # Errors
+    /// [`Error::NoDriver`], [`Error::MissingSymbol`], [`Error::DriverTooOld`], [`Error::NoDevice`] or
+    /// [`Error::Driver`].
+    pub fn probe() -> Result<Vec<DeviceInfo>, Error> {
+        let driver = Driver::get()?;
+        (0..driver.count()?).map(|ordinal| driver.device(ordinal).map(|(_, info)| info)).collect()
+    }
+
+    /// Opens a device.
+    ///
+    /// # Errors
+    /// As [`Device::probe`], [`Error::NoSuchDevice`], [`Error::ComputeCapability`], [`Error::OutOfMemory`].
+    pub fn open(selector: Selector) -> Result<Self, Error> {
+        let driver = Driver::get()?;
+        let (device, info) = match selector {
+            Selector::Ordinal(ordinal) => driver.device(ordinal)?,
+            Selector::Any => first_usable(driver)?,
+        };
+        probe::usable(&info)?;
+        let context = Context::new(device)?;
+        let [dequantize, squared_error, gemv] = [const { OnceLock::new() }; 3];
+        Ok(Self { info, dequantize, squared_error, gemv, context })
+    }
+
+    /// What was opened.
+    pub fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    /// Decodes rows into `out`, `in_features` elements a row, little-endian; returns the milliseconds that the
+    /// kernels took. f32 is bit-exact with [`ccq::codec::portable`]; f16 and bf16 are its values rounded to
+    /// nearest even.
+    ///
+    /// # Errors
+    /// [`Error::Size`], [`Error::Bytes`], [`Error::TooLarge`], [`Error::OutOfMemory`], [`Error::Driver`].
+    pub fn dequantize(
+        &self,
+        matrix: &Matrix<'_>,
+        rows: Range<usize>,
+        element: Element,
+        out: &mut [u8],
+    ) -> Result<f64, Error> {
+        let mut operation = Dequantize::new(matrix, rows, element, out)?;
+        self.run(&mut operation)
+    }
+
+    /// Decodes a matrix and compares it with its source in one pass.
+    ///
+    /// # Errors
+    /// As [`Device::dequantize`].
+    pub fn squared_error(&self, matrix: &Matrix<'_>, source: Source<'_>) -> Result<ErrorSums, Error> {
+        let mut operation = SquaredError::new(matrix, source)?;
+        let kernel_milliseconds = self.run(&mut operation)?;
+        let weights = matrix.rows() as u64 * matrix.in_features() as u64;
+        Ok(ErrorSums { weights, sums: operation.sums(), kernel_milliseconds })
+    }
+
+    /// Multiplies activations with the matrix's rows: `out[t * rows + r]` is token t's product with row r,
+    /// accumulated in f32. Returns the milliseconds that the kernels took.
+    ///
+    /// # Errors
+    /// As [`Device::dequantize`], [`Error::Tokens`], [`Error::Activations`].
+    pub fn gemv(
+        &self,
+        matrix: &Matrix<'_>,
+        activations: Activations<'_>,
+        out: &mut [f32],
+    ) -> Result<f64, Error> {
+        let mut operation = Gemv::new(matrix, activations, out)?;
+        self.run(&mut operation)
+    }
+
+    /// Uploads the input of an operation, whole, to launch it more than once.
+    ///
+    /// # Errors
+    /// As [`Device::dequantize`]; the card's memory has to hold all of it.
+    pub fn resident<O: Operation>(&self, operation: O) -> Result<Resident<'_, O>, Error> {
+        Ok(Resident { device: self, inner: stream::Resident::new(&self.context, operation)? })
+    }
+
+    /// Bytes a second that a copy within the card's memory moves, read and written ones counted: the best of
+    /// `rounds` copies of `bytes` bytes.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], [`Error::Driver`].
+    pub fn copy_bandwidth(&self, bytes: usize, rounds: usize) -> Result<f64, Error> {
+        let stream = Stream::new(&self.context)?;
+        let from = DeviceMemory::new(&self.context, bytes)?;
+        let to = DeviceMemory::new(&self.context, bytes)?;
+        let (begin, end) = (Event::new(&self.context)?, Event::new(&self.context)?);
+        let mut best = f64::INFINITY;
+        for _ in 0..rounds {
+            begin.record(&stream)?;
+            let copied = stream.copy(&from, &to, bytes).and_then(|()| end.record(&stream));
+            stream.synchronize()?; // before the memory can go
+            copied?;
+            best = best.min(begin.milliseconds_until(&end)?.into());
+        }
+        Ok(2.0 * bytes as f64 / (best * 1e-3))
+    }
+
+    fn run(&self, operation: &mut dyn Operation) -> Result<f64, Error> {
+        stream::run(&self.context, operation, &|stream, launch, args| self.start(stream, launch, args))
+    }
+
+    fn start(&self, stream: &Stream, launch: &Launch, args: &Args) -> Result<(), Error> {
+        let module = self.module(args.file())?;
+        // SAFETY: an operation pairs a kernel with its own arguments; what they point to is in the slot's memory
+        // on the device, which is kept until the stream was synchronised.
+        unsafe { module.launch(stream, launch, args.as_ptr()) }
+    }
+
+    /// The kernels of a file, compiled at their first use.
+    fn module(&self, file: KernelFile) -> Result<&Module, Error> {
+        let (slot, ptx) = match file {
+            KernelFile::Dequantize => (&self.dequantize, DEQUANTIZE),
+            KernelFile::SquaredError => (&self.squared_error, SQUARED_ERROR),
+            KernelFile::Gemv => (&self.gemv, GEMV),
+        };
+        if let Some(module) = slot.get() {
+            return Ok(module);
+        }
+        let module = Module::load(&self.context, ptx)?;
+        Ok(slot.get_or_init(|| module))
+    }
+}
+
+/// An operation whose input stays on the device, to be launched again and again.
+pub struct Resident<'d, O> {
+    device: &'d Device,
+    inner: stream::Resident<O>,
+}
+
+impl<O: Operation> Resident<'_, O> {
+    /// Runs the kernel once, on what was uploaded; returns the milliseconds it took.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    pub fn launch(&self) -> Result<f64, Error> {
+        self.inner.launch(&|stream, launch, args| self.device.start(stream, launch, args))
+    }
+
+    /// Takes the output of the last launch, and gives the operation back.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    pub fn finish(self) -> Result<O, Error> {
+        self.inner.finish()
+    }
+}
+
+fn first_usable(driver: Driver) -> Result<(i32, DeviceInfo), Error> {
+    let mut refused = Error::NoDevice;
+    for ordinal in 0..driver.count()? {
+        let (device, info) = driver.device(ordinal)?;
+        match probe::usable(&info) {
+            Ok(()) => return Ok((device, info)),
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{DequantizeArgs, GemvArgs, SquaredErrorArgs};
+
+    /// The compiler of the kernels and the one of this library agree on the size of every parameter.
+    #[test]
+    fn parameters_have_the_size_that_kernels_expect() {
+        for (ptx, bytes) in [
+            (DEQUANTIZE, size_of::<DequantizeArgs>()),
+            (SQUARED_ERROR, size_of::<SquaredErrorArgs>()),
+            (GEMV, size_of::<GemvArgs>()),
+        ] {
+            let sizes =
+                ptx.split("_param_0[").skip(1).filter_map(|rest| rest.split(']').next()?.parse().ok());
+            let sizes: Vec<usize> = sizes.collect();
+            assert_eq!(sizes.len(), ptx.matches(".entry ").count());
+            assert!(sizes.iter().all(|&size| size == bytes), "{sizes:?}, expected {bytes}");
+        }
+    }
+}
