@@ -1,26 +1,18 @@
 //! Defined results where weights are unusual, and the same bytes whatever the threads.
 #![allow(missing_docs)]
 
+mod common;
+
 use ccq::code::{Code, Family, GROUP_SIZES};
-use ccq::codec::{ClusterParams, Matrix};
-use ccq_quantize::{
-    Error, ErrorStats, Isa, Method, Options, Quality, QuantizedMatrix, gaussian, quantize, quantize_with,
-};
+use ccq::codec::ClusterParams;
+use ccq_quantize::{Error, ErrorStats, Isa, Method, Options, Quality, gaussian, quantize, quantize_with};
+use common::decode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn codes() -> impl Iterator<Item = Code> {
     Family::ALL
         .into_iter()
         .flat_map(|family| GROUP_SIZES.into_iter().filter_map(move |size| family.code(size.into()).ok()))
-}
-
-fn decode(matrix: &QuantizedMatrix) -> Vec<f32> {
-    let mut decoded = vec![f32::NAN; matrix.rows * matrix.in_features];
-    Matrix::new(matrix.code, matrix.rows, matrix.in_features, matrix.planes())
-        .unwrap()
-        .decode_rows_into(0..matrix.rows, &mut decoded)
-        .unwrap();
-    decoded
 }
 
 /// Quantizes; the decoded values are finite, and the error is what the quantizer says and at most that of zeros.
