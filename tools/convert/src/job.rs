@@ -44,7 +44,7 @@ pub fn convert(common: &Common, rules: &Rules, search: Option<&Search>) -> Resul
         report.expect_importance();
     }
 
-    let source_bytes = plan.tensors.iter().map(|tensor| model.bytes(tensor.source).len() as u64).sum();
+    let source_bytes = plan.tensors.iter().map(|tensor| tensor.source.byte_len()).sum();
     let progress = Progress::new(source_bytes);
     output::show_warnings(&report.warnings, &progress);
     let search = search.map(|search| (search, importance.as_ref()));
@@ -131,8 +131,8 @@ impl<W: Write + Seek> Job<'_, W> {
                 Ok(Some(TensorError { squared_error: matrix.squared_error, energy: energy(None), weighted }))
             }
             _ => {
-                let bytes = self.model.bytes(source);
-                self.writer.write(&source.name, &[bytes]).map_err(failed)?;
+                let bytes = self.model.elements(source, 0..source.element_count())?;
+                self.writer.write(&source.name, &[&bytes]).map_err(failed)?;
                 self.progress.advance(bytes.len() as u64);
                 Ok(None)
             }
@@ -147,7 +147,7 @@ impl<W: Write + Seek> Job<'_, W> {
     ) -> Result<QuantizedMatrix, Error> {
         let shape = Shape::of(source);
         let row_bytes = shape.in_features as u64 * source.dtype.bits() / 8;
-        self.model.decode_f32(source, &mut self.weights)?;
+        self.model.decode_f32(source, 0..source.element_count(), &mut self.weights)?;
         let progress = |rows: usize| {
             self.progress.advance(rows as u64 * row_bytes);
             !interrupted()

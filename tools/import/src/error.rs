@@ -304,6 +304,20 @@ pub enum Error {
         /// Why not.
         source: DecodeError,
     },
+    /// Elements were asked for that the tensor does not have.
+    #[error("{}: tensor {tensor:?} has {elements} elements, not {start}..{end}", file.display())]
+    Elements {
+        /// The file.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The first one asked for.
+        start: u64,
+        /// The first one not asked for.
+        end: u64,
+        /// Elements there are.
+        elements: u64,
+    },
 }
 
 /// What is wrong with a tensor's name.

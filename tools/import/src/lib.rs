@@ -9,7 +9,7 @@
 //! let model = ccq_import::Model::open("path/to/model".as_ref())?;
 //! let mut weights = Vec::new();
 //! for tensor in model.tensors() {
-//!     model.decode_f32(tensor, &mut weights)?;
+//!     model.decode_f32(tensor, 0..tensor.element_count(), &mut weights)?;
 //! }
 //! # Ok::<(), ccq_import::Error>(())
 //! ```

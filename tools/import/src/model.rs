@@ -1,13 +1,14 @@
 //! A source model: one safetensors file, or several behind an index.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use ccq::format::Dtype;
+use ccq::format::{Dtype, element_count};
 use memmap2::Mmap;
 
-use crate::decode::decode_f32;
+use crate::decode;
 use crate::error::Error;
 use crate::files::{self, io_error};
 use crate::folder::{self, Blob};
@@ -25,7 +26,7 @@ pub struct Model {
     ignored_files: Vec<PathBuf>,
 }
 
-/// A tensor of a [`Model`]; [`Model::bytes`] has its data.
+/// A tensor of a [`Model`]; [`Model::elements`] has its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SourceTensor {
@@ -37,6 +38,19 @@ pub struct SourceTensor {
     pub dtype: Dtype,
     shard: usize,
     range: Range<usize>,
+}
+
+impl SourceTensor {
+    /// How many elements it has.
+    pub fn element_count(&self) -> u64 {
+        // The header's reader has checked the product.
+        element_count(&self.shape).unwrap_or(0)
+    }
+
+    /// Bytes of all its elements as [`SourceTensor::dtype`] has them.
+    pub fn byte_len(&self) -> u64 {
+        self.dtype.tensor_bytes(&self.shape).unwrap_or(0)
+    }
 }
 
 #[derive(Debug)]
@@ -82,22 +96,38 @@ impl Model {
         self.tensors.get(found)
     }
 
-    /// The tensor's elements: little-endian, row-major, at any alignment.
-    ///
-    /// Empty for a tensor of another model that this one has no place for.
-    pub fn bytes(&self, tensor: &SourceTensor) -> &[u8] {
-        self.shards
-            .get(tensor.shard)
-            .and_then(|shard| shard.map.get(tensor.range.clone()))
-            .unwrap_or_default()
-    }
-
-    /// Decodes the whole tensor into `out`, replacing what it held.
+    /// A range of the tensor's elements as [`SourceTensor::dtype`] has them: little-endian, row-major, at any
+    /// alignment. Borrowed where the file has them so.
     ///
     /// # Errors
-    /// [`Error::Decode`] for a dtype other than F32, F16 and BF16.
-    pub fn decode_f32(&self, tensor: &SourceTensor, out: &mut Vec<f32>) -> Result<(), Error> {
-        decode_f32(tensor.dtype, self.bytes(tensor), out).map_err(|source| Error::Decode {
+    /// [`Error::Elements`] for a range that is not the tensor's.
+    pub fn elements(&self, tensor: &SourceTensor, elements: Range<u64>) -> Result<Cow<'_, [u8]>, Error> {
+        let bits = tensor.dtype.bits();
+        let byte = |element: u64| usize::try_from(element.checked_mul(bits)? / 8).ok();
+        let range = byte(elements.start).zip(byte(elements.end));
+        let all = self.shards.get(tensor.shard).and_then(|shard| shard.map.get(tensor.range.clone()));
+        let found = all.zip(range).and_then(|(all, (start, end))| all.get(start..end));
+        found.map(Cow::Borrowed).ok_or_else(|| Error::Elements {
+            file: self.file(tensor).into(),
+            tensor: tensor.name.clone(),
+            start: elements.start,
+            end: elements.end,
+            elements: tensor.element_count(),
+        })
+    }
+
+    /// Decodes a range of the tensor's elements into `out`, replacing what it held.
+    ///
+    /// # Errors
+    /// [`Error::Decode`] for a dtype other than F32, F16 and BF16, [`Error::Elements`].
+    pub fn decode_f32(
+        &self,
+        tensor: &SourceTensor,
+        elements: Range<u64>,
+        out: &mut Vec<f32>,
+    ) -> Result<(), Error> {
+        let bytes = self.elements(tensor, elements)?;
+        decode::decode_f32(tensor.dtype, &bytes, out).map_err(|source| Error::Decode {
             file: self.file(tensor).into(),
             tensor: tensor.name.clone(),
             source,

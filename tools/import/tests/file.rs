@@ -1,10 +1,11 @@
 //! A single safetensors file: what is accepted, and the error of everything that is not.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use ccq::format::Dtype;
-use ccq_import::{DecodeError, Error, Model, NameProblem};
+use ccq_import::{DecodeError, Error, Model, NameProblem, SourceTensor};
 use proptest::prelude::*;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype as TheirDtype, SafeTensors};
@@ -35,6 +36,14 @@ fn file(header: &str, data: usize) -> Vec<u8> {
     bytes.extend(header.as_bytes());
     bytes.extend((0..data).map(|at| at as u8));
     bytes
+}
+
+fn elements<'a>(model: &'a Model, tensor: &SourceTensor) -> Cow<'a, [u8]> {
+    model.elements(tensor, 0..tensor.element_count()).unwrap()
+}
+
+fn decode(model: &Model, tensor: &SourceTensor, out: &mut Vec<f32>) -> Result<(), Error> {
+    model.decode_f32(tensor, 0..tensor.element_count(), out)
 }
 
 fn error_of(header: &str, data: usize) -> Error {
@@ -72,25 +81,30 @@ fn what_the_safetensors_crate_writes_is_read_back() {
 
     let weight = model.tensor("z.weight").unwrap();
     assert_eq!((weight.dtype, weight.shape.as_slice()), (Dtype::F32, [2, 3].as_slice()));
-    assert_eq!(model.bytes(weight), f32s);
+    assert_eq!(*elements(&model, weight), f32s);
     assert_eq!(model.file(weight), input.path);
     let mut out = Vec::new();
-    model.decode_f32(weight, &mut out).unwrap();
+    decode(&model, weight, &mut out).unwrap();
     assert_eq!(out, [1.0, -2.5, 3.0, f32::MAX, 0.0, -0.0]);
-    model.decode_f32(model.tensor("a.half").unwrap(), &mut out).unwrap();
+    decode(&model, model.tensor("a.half").unwrap(), &mut out).unwrap();
     assert_eq!(out, [1.0, 2f32.powi(-24), -65504.0]);
-    model.decode_f32(model.tensor("a.empty").unwrap(), &mut out).unwrap();
+    decode(&model, model.tensor("a.empty").unwrap(), &mut out).unwrap();
     assert!(out.is_empty());
 
     let scalar = model.tensor("m.scalar").unwrap();
     assert!(scalar.shape.is_empty());
-    assert_eq!(model.bytes(scalar), i64s);
-    let error = model.decode_f32(scalar, &mut out).unwrap_err();
+    assert_eq!(*elements(&model, scalar), i64s);
+    let error = decode(&model, scalar, &mut out).unwrap_err();
     assert!(
         matches!(&error, Error::Decode { source: DecodeError::UnsupportedDtype(Dtype::I64), .. }),
         "{error}"
     );
     assert!(model.tensor("z").is_none());
+
+    model.decode_f32(weight, 1..3, &mut out).unwrap();
+    assert_eq!(out, [-2.5, 3.0]);
+    let error = model.elements(weight, 5..7).unwrap_err();
+    assert!(error.to_string().ends_with(r#"tensor "z.weight" has 6 elements, not 5..7"#), "{error}");
 }
 
 #[test]
@@ -101,7 +115,7 @@ fn the_real_layer_opens() {
     assert_eq!(model.tensors().len(), 6);
     let mut out = Vec::new();
     for tensor in model.tensors() {
-        model.decode_f32(tensor, &mut out).unwrap();
+        decode(&model, tensor, &mut out).unwrap();
         assert_eq!(out.len() as u64, tensor.shape.iter().product::<u64>());
         assert_eq!(ccq_import::first_non_finite(&out), None);
         let mean_square = out.iter().map(|x| x * x).sum::<f32>() / out.len() as f32;
@@ -117,9 +131,9 @@ fn unaligned_and_unsorted_tensors_are_read() {
     let input = Input::new(&bytes);
     let model = input.open().unwrap();
     let two = model.tensor("two").unwrap();
-    assert_eq!(model.bytes(two), [5, 6, 7, 8]);
+    assert_eq!(*elements(&model, two), [5, 6, 7, 8]);
     let mut out = Vec::new();
-    model.decode_f32(two, &mut out).unwrap();
+    decode(&model, two, &mut out).unwrap();
     assert_eq!(out, [f32::from_le_bytes([5, 6, 7, 8])]);
 }
 
@@ -304,7 +318,7 @@ proptest! {
             for tensor in model.tensors() {
                 let view = theirs.tensor(&tensor.name).unwrap();
                 let shape: Vec<u64> = view.shape().iter().map(|&dimension| dimension as u64).collect();
-                prop_assert_eq!(view.data(), model.bytes(tensor));
+                prop_assert_eq!(view.data(), &*elements(&model, tensor));
                 prop_assert_eq!(&shape, &tensor.shape);
                 prop_assert_eq!(view.dtype().to_string(), tensor.dtype.name());
             }

@@ -71,7 +71,7 @@ fn work(container: &Container<'_>, source: Option<&Model>) -> u64 {
     let payload = container.index().planes().iter().map(|plane| plane.len);
     let weights = source.into_iter().flat_map(|source| {
         let shared = source.tensors().iter().filter(|tensor| container.tensor(&tensor.name).is_some());
-        shared.map(|tensor| source.bytes(tensor).len() as u64)
+        shared.map(SourceTensor::byte_len)
     });
     payload.chain(weights).fold(0, u64::saturating_add)
 }
@@ -115,7 +115,7 @@ fn check_against(
         progress.work_on(name);
         let quantized = tensor.info().encoding() != Encoding::Raw;
         let outcome = match source.tensor(name) {
-            Some(found) => compare(&tensor, &view(source, found), progress)?,
+            Some(found) => compare(&tensor, &Source { model: source, tensor: found }, progress)?,
             None => Outcome { mismatches: vec!["is not in the source".into()], ..Outcome::default() },
         };
         let Outcome { figures, stats, note, mismatches: found } = outcome;
@@ -146,10 +146,6 @@ fn check_against(
         report.problems.extend(undefined.into_iter().chain(exceeding));
     }
     Ok(())
-}
-
-fn view<'a>(source: &'a Model, tensor: &'a SourceTensor) -> Source<'a> {
-    Source { shape: &tensor.shape, dtype: tensor.dtype, bytes: source.bytes(tensor) }
 }
 
 /// A quantized tensor whose error cannot be told meets no limit, unless it has none at all.

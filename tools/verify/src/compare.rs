@@ -3,13 +3,14 @@
 //! Blocks are decoded in parallel, and the sums of their rows are merged in row order, so that the figures do
 //! not depend on the number of threads. Memory is bounded by a batch of blocks, whatever the tensor's size.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use ccq::Tensor;
 use ccq::codec::Matrix;
 use ccq::format::Dtype;
 use ccq_cli::{Progress, interrupted};
-use ccq_import::{decode_f32, first_non_finite};
+use ccq_import::{Model, SourceTensor, decode_f32, first_non_finite};
 use ccq_quantize::ErrorStats;
 use rayon::prelude::*;
 use serde::Serialize;
@@ -19,21 +20,29 @@ use crate::failure::Failure;
 /// Weights of a block, unless a single row has more.
 const BLOCK: usize = 1 << 15;
 /// Blocks between two looks at Ctrl-C.
-const BATCH: usize = 64;
+const BATCH: u64 = 64;
 /// Elements that are summed up as a row where a tensor is raw and has no rows of its own.
 const RAW_ROW: usize = 1 << 12;
-/// Bytes that are compared at a time.
-const BYTES: usize = 1 << 20;
+/// Bytes of raw tensors that are compared at a time; a whole number of elements of any dtype.
+const PIECE: u64 = 1 << 24;
 
 /// A tensor of the source.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
-    /// Its shape.
-    pub shape: &'a [u64],
-    /// Its element type.
-    pub dtype: Dtype,
-    /// Its elements.
-    pub bytes: &'a [u8],
+    /// The model it is in.
+    pub model: &'a Model,
+    /// The tensor.
+    pub tensor: &'a SourceTensor,
+}
+
+impl<'a> Source<'a> {
+    fn elements(&self, elements: Range<u64>) -> Result<Cow<'a, [u8]>, Failure> {
+        self.model.elements(self.tensor, elements).map_err(|error| Failure::source(&error))
+    }
+
+    fn decode(&self, elements: Range<u64>, out: &mut Vec<f32>) -> Result<(), Failure> {
+        self.model.decode_f32(self.tensor, elements, out).map_err(|error| Failure::source(&error))
+    }
 }
 
 /// How far a tensor is from its source; `None` is undefined.
@@ -80,18 +89,19 @@ pub struct Outcome {
 /// Compares a tensor with its source.
 ///
 /// # Errors
-/// `Interrupted`.
+/// `Interrupted`, and those of reading the source.
 pub fn compare(tensor: &Tensor<'_>, source: &Source<'_>, progress: &Progress) -> Result<Outcome, Failure> {
     let info = tensor.info();
+    let SourceTensor { shape, dtype, .. } = source.tensor;
     let mut outcome = Outcome::default();
-    if info.dtype() != source.dtype {
-        let (ours, theirs) = (info.dtype(), source.dtype);
+    if info.dtype() != *dtype {
+        let (ours, theirs) = (info.dtype(), dtype);
         outcome.mismatches.push(format!("made from {ours}, but the source has {theirs}"));
     }
-    if info.shape() != source.shape {
-        let (ours, theirs) = (info.shape(), source.shape);
+    if info.shape() != shape {
+        let (ours, theirs) = (info.shape(), shape);
         outcome.mismatches.push(format!("shape {ours:?}, but the source has {theirs:?}"));
-        progress.advance(source.bytes.len() as u64);
+        progress.advance(source.tensor.byte_len());
         return Ok(outcome);
     }
     let mut same = false;
@@ -99,20 +109,20 @@ pub fn compare(tensor: &Tensor<'_>, source: &Source<'_>, progress: &Progress) ->
         Some(matrix) => Values::Coded(matrix),
         None => Values::Raw(info.dtype(), tensor.raw().unwrap_or_default()),
     };
-    if let Values::Raw(dtype, bytes) = values
-        && dtype == source.dtype
+    if let Values::Raw(stored, bytes) = values
+        && stored == *dtype
     {
-        let different = first_difference(bytes, source);
+        let different = first_difference(bytes, source)?;
         same = different.is_none();
         outcome.mismatches.extend(different);
     }
-    if !is_float(source.dtype) || !values.are_floats() {
+    if !is_float(*dtype) || !values.are_floats() {
         if same {
             outcome.figures = Figures::SAME;
         } else {
-            outcome.note = Some(format!("a source of {} has no figures", source.dtype));
+            outcome.note = Some(format!("a source of {dtype} has no figures"));
         }
-        progress.advance(source.bytes.len() as u64);
+        progress.advance(source.tensor.byte_len());
         return Ok(outcome);
     }
     match sum(&values, source, progress)? {
@@ -126,7 +136,7 @@ pub fn compare(tensor: &Tensor<'_>, source: &Source<'_>, progress: &Progress) ->
             }
         }
         Sums::NotFinite { at, value } => {
-            let at = position(source.shape, at);
+            let at = position(shape, at);
             let same = if same { ", and so has the file" } else { "" };
             outcome.note = Some(format!("the source has {value} at {at}{same}: no figures"));
         }
@@ -170,7 +180,9 @@ impl Values<'_> {
     }
 
     /// Decodes the elements of whole rows; the last row may be short.
-    fn decode(&self, elements: Range<usize>, out: &mut Vec<f32>) {
+    fn decode(&self, elements: Range<u64>, out: &mut Vec<f32>) {
+        let index = |element: u64| usize::try_from(element).unwrap_or(usize::MAX);
+        let elements = index(elements.start)..index(elements.end);
         match self {
             Self::Coded(matrix) => {
                 let width = self.width();
@@ -190,66 +202,79 @@ enum Sums {
     Stats(ErrorStats),
     /// The source's first NaN or infinity.
     NotFinite {
-        at: usize,
+        at: u64,
         value: f32,
     },
 }
 
 /// Sums up the source and the stored values of the same shape, both floats.
 fn sum(values: &Values<'_>, source: &Source<'_>, progress: &Progress) -> Result<Sums, Failure> {
-    let size = element_size(source.dtype);
-    let elements = source.bytes.len() / size;
+    let bytes = |elements: u64| elements * source.tensor.dtype.bits() / 8;
+    let elements = source.tensor.element_count();
     let width = values.width();
-    let block = width * (BLOCK / width).max(1);
+    let block = (width * (BLOCK / width).max(1)) as u64;
     let mut total = ErrorStats::default();
-    for batch in (0..elements).step_by(block * BATCH) {
+    let mut batch = 0;
+    while batch < elements {
         if interrupted() {
             return Err(Failure::Interrupted);
         }
         let end = elements.min(batch + block * BATCH);
-        let blocks: Vec<usize> = (batch..end).step_by(block).collect();
+        let blocks: Vec<u64> = (batch..end).step_by(usize::try_from(block).unwrap_or(usize::MAX)).collect();
         let sums: Vec<_> = blocks
             .into_par_iter()
             .map_init(
                 || (Vec::new(), Vec::new()),
                 |(weights, decoded), start| {
                     let elements = start..end.min(start + block);
-                    decode_elements(source.dtype, source.bytes, elements.clone(), weights);
+                    source.decode(elements.clone(), weights)?;
                     if let Some(at) = first_non_finite(weights) {
-                        return Err((start + at, weights[at]));
+                        return Ok(Err((start + at as u64, weights[at])));
                     }
                     values.decode(elements, decoded);
                     let rows = weights.chunks(width).zip(decoded.chunks(width));
-                    Ok(rows.map(|(weights, decoded)| ErrorStats::of(weights, decoded)).collect::<Vec<_>>())
+                    Ok(Ok(rows
+                        .map(|(weights, decoded)| ErrorStats::of(weights, decoded))
+                        .collect::<Vec<_>>()))
                 },
             )
-            .collect();
-        progress.advance(((end - batch) * size) as u64);
+            .collect::<Result<_, Failure>>()?;
+        progress.advance(bytes(end - batch));
         for rows in sums {
             match rows {
                 Ok(rows) => rows.iter().for_each(|row| total.merge(row)),
                 Err((at, value)) => {
-                    progress.advance(((elements - end) * size) as u64);
+                    progress.advance(bytes(elements - end));
                     return Ok(Sums::NotFinite { at, value });
                 }
             }
         }
+        batch = end;
     }
     Ok(Sums::Stats(total))
 }
 
 /// The first element of raw bytes that is not the source's, in words.
-fn first_difference(found: &[u8], source: &Source<'_>) -> Option<String> {
-    let chunk =
-        found.par_chunks(BYTES).zip(source.bytes.par_chunks(BYTES)).position_first(|(a, b)| a != b)?;
-    let start = chunk * BYTES;
-    let differs = found[start..].iter().zip(&source.bytes[start..]).position(|(a, b)| a != b);
-    let byte = start + differs.unwrap_or(0);
-    let element = byte as u64 * 8 / source.dtype.bits();
-    let at = position(source.shape, usize::try_from(element).unwrap_or(usize::MAX));
-    let (found, expected) =
-        (byte_text(found, byte, source.dtype), byte_text(source.bytes, byte, source.dtype));
-    Some(format!("raw bytes differ first at {at}: {found}, but the source has {expected}"))
+fn first_difference(found: &[u8], source: &Source<'_>) -> Result<Option<String>, Failure> {
+    let SourceTensor { shape, dtype, .. } = source.tensor;
+    let per_piece = PIECE * 8 / dtype.bits();
+    let elements = source.tensor.element_count();
+    let mut start = 0;
+    while start < elements {
+        let end = elements.min(start + per_piece);
+        let theirs = source.elements(start..end)?;
+        let first = usize::try_from(start * dtype.bits() / 8).unwrap_or(usize::MAX);
+        let ours = found.get(first..).unwrap_or_default();
+        let ours = &ours[..ours.len().min(theirs.len())];
+        if *ours != *theirs {
+            let byte = ours.iter().zip(theirs.iter()).position(|(a, b)| a != b).unwrap_or(ours.len());
+            let at = position(shape, start + byte as u64 * 8 / dtype.bits());
+            let (ours, theirs) = (byte_text(ours, byte, *dtype), byte_text(&theirs, byte, *dtype));
+            return Ok(Some(format!("raw bytes differ first at {at}: {ours}, but the source has {theirs}")));
+        }
+        start = end;
+    }
+    Ok(None)
 }
 
 /// The element that the byte belongs to, as a float where it is one, otherwise the byte.
@@ -262,7 +287,7 @@ fn byte_text(bytes: &[u8], byte: usize, dtype: Dtype) -> String {
             return value.to_string();
         }
     }
-    format!("byte {:#04x}", bytes[byte])
+    bytes.get(byte).map_or("nothing".into(), |byte| format!("byte {byte:#04x}"))
 }
 
 /// Decodes a range of elements, at any alignment.
@@ -284,8 +309,8 @@ fn element_size(dtype: Dtype) -> usize {
 }
 
 /// The place of an element: `[3, 17]`.
-fn position(shape: &[u64], element: usize) -> String {
-    let mut rest = element as u64;
+fn position(shape: &[u64], element: u64) -> String {
+    let mut rest = element;
     let mut at: Vec<u64> = Vec::with_capacity(shape.len());
     for &dimension in shape.iter().rev() {
         at.push(rest % dimension.max(1));
@@ -309,16 +334,22 @@ mod tests {
 
     #[test]
     fn differences_are_named_by_element() {
+        let folder = tempfile::tempdir().unwrap();
         let bytes: Vec<u8> = [1.0f32, 2.0, 3.0, 4.0].iter().flat_map(|w| w.to_le_bytes()).collect();
         let mut other = bytes.clone();
         other[4 * 2 + 3] ^= 0x80;
-        let source = |dtype, bytes| Source { shape: &[2, 2], dtype, bytes };
-        assert_eq!(first_difference(&bytes, &source(Dtype::F32, &bytes)), None);
-        assert_eq!(
-            first_difference(&other, &source(Dtype::F32, &bytes)).unwrap(),
-            "raw bytes differ first at [1, 0]: -3, but the source has 3"
-        );
-        let text = first_difference(&other, &source(Dtype::I32, &bytes)).unwrap();
-        assert_eq!(text, "raw bytes differ first at [1, 0]: byte 0xc0, but the source has byte 0x40");
+        for (dtype, expected) in [
+            ("F32", "raw bytes differ first at [1, 0]: -3, but the source has 3"),
+            ("I32", "raw bytes differ first at [1, 0]: byte 0xc0, but the source has byte 0x40"),
+        ] {
+            let header = format!(r#"{{"a":{{"dtype":"{dtype}","shape":[2,2],"data_offsets":[0,16]}}}}"#);
+            let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &bytes].concat();
+            let path = folder.path().join("a.safetensors");
+            std::fs::write(&path, file).unwrap();
+            let model = Model::open(&path).unwrap();
+            let source = Source { model: &model, tensor: &model.tensors()[0] };
+            assert_eq!(first_difference(&bytes, &source).unwrap(), None);
+            assert_eq!(first_difference(&other, &source).unwrap().unwrap(), expected);
+        }
     }
 }

@@ -225,7 +225,7 @@ fn a_real_layer_is_within_its_bounds() {
             name: tensor.name.clone().leak(),
             dtype: tensor.dtype,
             shape: tensor.shape.iter().map(|&dimension| dimension as usize).collect(),
-            bytes: source.bytes(tensor).to_vec(),
+            bytes: source.elements(tensor, 0..tensor.element_count()).unwrap().into_owned(),
             family: (tensor.shape.len() == 2).then_some(Family::Wint8),
         })
         .collect();
