@@ -5,7 +5,7 @@ use core::ops::Range;
 use std::{fs::File, io::Read, path::Path, vec::Vec};
 
 use crate::codec::{Matrix, Planes, SizeError};
-use crate::format::{BlobInfo, Encoding, Error, Index, Limits, Plane, PlaneKind, TensorInfo, verify};
+use crate::format::{BlobInfo, Encoding, Error, Index, Limits, Place, Plane, PlaneKind, TensorInfo, verify};
 
 /// An open container.
 ///
@@ -189,7 +189,9 @@ fn check_addressable(tensor: &TensorInfo<'_>) -> Result<(), Error> {
     let found = tensor.elements().saturating_mul(size_of::<f32>() as u64);
     let limit = isize::MAX as u64;
     if found > limit && tensor.encoding() != Encoding::Raw {
-        return Err(Error::LimitExceeded { what: "bytes of a decoded tensor", limit, found });
+        let offset = tensor.planes().first().map_or(0, |plane| plane.offset);
+        let at = Place::named(offset, tensor.name());
+        return Err(Error::LimitExceeded { what: "bytes of a decoded tensor", at, limit, found });
     }
     Ok(())
 }

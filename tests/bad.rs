@@ -1,4 +1,4 @@
-//! Every damaged file of testdata/bad is refused in its phase, with its error and its message, in little memory.
+//! Every damaged file of testdata/bad is refused in its phase, with its error, the byte it is about and its message, in little memory.
 //! The files and the table come from `cargo xtask bad`.
 
 #![cfg(feature = "std")]
@@ -26,15 +26,16 @@ struct Row {
     file: String,
     phase: String,
     error: String,
+    offset: String,
     message: String,
 }
 
 fn rows() -> Vec<Row> {
     let table = fs::read_to_string(folder().join("expected.txt")).unwrap();
     let row = |line: &str| {
-        let [file, phase, error, message] =
-            line.splitn(4, " | ").map(String::from).collect::<Vec<_>>().try_into().expect(line);
-        Row { file, phase, error, message }
+        let [file, phase, error, offset, message] =
+            line.splitn(5, " | ").map(String::from).collect::<Vec<_>>().try_into().expect(line);
+        Row { file, phase, error, offset, message }
     };
     table.lines().filter(|line| !line.starts_with('#')).map(row).collect()
 }
@@ -52,7 +53,7 @@ fn every_file_has_a_row_and_every_row_a_file() {
 
 #[test]
 fn every_bad_file_is_refused() {
-    for Row { file, phase, error, message } in rows() {
+    for Row { file, phase, error, offset, message } in rows() {
         let bytes = fs::read(folder().join(&file)).unwrap();
         let (container, memory) = peak::measure(|| Container::from_bytes(&bytes, &Limits::DEFAULT));
         assert!(memory <= MEMORY, "{file}: opening took {memory} bytes");
@@ -65,6 +66,7 @@ fn every_bad_file_is_refused() {
             }
         };
         assert_eq!((classify(&found), found_phase), (error, phase.as_str()), "{file}: {found}");
+        assert_eq!(found.offset().map(|offset| offset.to_string()), Some(offset), "{file}: {found}");
         assert_eq!(found.to_string(), message, "{file}");
     }
 }

@@ -2,7 +2,9 @@
 
 use alloc::string::String;
 use core::fmt;
+use core::mem::offset_of;
 
+use super::layout::Header;
 use crate::code::CodeError;
 
 /// Why a container is refused. Every variant says where, what was expected and what was found.
@@ -51,11 +53,13 @@ pub enum Error {
     },
     /// A part of the front does not match its checksum.
     #[error(
-        "[3.5] {section}: checksum {found:08x}, expected {expected:08x}: the file is damaged, fetch it again"
+        "[3.5] {section} at {at}: checksum {found:08x}, expected {expected:08x}: the file is damaged, fetch it again"
     )]
     Checksum {
         /// Which part: `header` or the section's name.
         section: &'static str,
+        /// Where that part begins.
+        at: Place,
         /// Stored in the file.
         expected: u32,
         /// Computed from the bytes.
@@ -63,11 +67,13 @@ pub enum Error {
     },
     /// More than this reader is willing to open.
     #[error(
-        "[9.3] {found} {what}, expected at most {limit}: more than the limits or the file's length allow"
+        "[9.3] {found} {what} at {at}, expected at most {limit}: more than the limits or the file's length allow"
     )]
     LimitExceeded {
         /// What there is too much of.
         what: &'static str,
+        /// Where the file claims it.
+        at: Place,
         /// The bound, from [`Limits`](super::Limits) or from the length of the file.
         limit: u64,
         /// What the file claims.
@@ -189,6 +195,36 @@ pub enum Error {
     #[cfg(feature = "std")]
     #[error("{0}")]
     Io(#[from] std::io::Error),
+}
+
+impl Error {
+    /// The byte of the file that the error is about, counted from its start: where the record or the range that is
+    /// wrong begins, or where the bytes end too early. `None` where the system failed.
+    pub fn offset(&self) -> Option<u64> {
+        Some(match self {
+            Self::BadMagic { .. } => 0,
+            Self::UnsupportedVersion { .. } => offset_of!(Header, major) as u64,
+            Self::Truncated { found, .. } => *found,
+            Self::Shard { fault: ShardFault::Index { .. } } => offset_of!(Header, shard_index) as u64,
+            Self::Shard { fault: ShardFault::SetId } => offset_of!(Header, set_id) as u64,
+            Self::UnsupportedFeature { at, .. }
+            | Self::Reserved { at }
+            | Self::Checksum { at, .. }
+            | Self::LimitExceeded { at, .. }
+            | Self::Overflow { at, .. }
+            | Self::BadShape { at, .. }
+            | Self::OutOfBounds { at, .. }
+            | Self::Layout { at, .. }
+            | Self::BadName { at, .. }
+            | Self::BadMetadata { at, .. }
+            | Self::BadEncoding { at, .. }
+            | Self::PayloadChecksum { at, .. }
+            | Self::Padding { at, .. }
+            | Self::NonFinite { at, .. } => at.offset,
+            #[cfg(feature = "std")]
+            Self::Io(_) => return None,
+        })
+    }
 }
 
 /// A byte of the file, and the tensor, blob or key it belongs to.

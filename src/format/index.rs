@@ -5,6 +5,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::mem::offset_of;
 use core::ops::Range;
 
 use zerocopy::little_endian::{U32, U64};
@@ -143,12 +144,13 @@ impl Index {
         let bytes = |kind| -> Result<&[u8], Error> {
             let Section { offset, len, crc, .. } = section(kind)?;
             let bytes = front.range(SectionKind::name(kind), offset, offset.saturating_add(len))?;
-            check_crc(kind.name(), crc, crc32fast::hash(bytes))?;
+            check_crc(kind.name(), offset, crc, crc32fast::hash(bytes))?;
             Ok(bytes)
         };
         check_counts(header, &section(SectionKind::Index)?, file_len, limits)?;
         let metadata_section = section(SectionKind::Metadata)?;
-        check_limit("bytes of metadata", metadata_section.len, limits.metadata_len)?;
+        let metadata_at = At::byte(metadata_section.offset);
+        check_limit("bytes of metadata", metadata_at, metadata_section.len, limits.metadata_len)?;
 
         let mut index_bytes = bytes(SectionKind::Index)?;
         let records = Records::split(&mut index_bytes, header).ok_or_else(|| {
@@ -320,14 +322,15 @@ fn check_header<'a>(front: Front<'a>, limits: &Limits) -> Result<&'a Header, Err
         return Err(Error::UnsupportedVersion { major, minor });
     }
     let sections = u64::from(header.section_count.get());
-    check_limit("section records", sections, limits.sections)?;
+    let at = At::byte(offset_of!(Header, section_count) as u64);
+    check_limit("section records", at, sections, limits.sections)?;
     let header_len = u64::from(header.header_len.get());
     let expected = sections.saturating_mul(SECTION_LEN).saturating_add(HEADER_LEN);
     if header_len != expected {
         return Err(length_error("header", Place::byte(12), expected, header_len));
     }
     let bytes = front.range("header", 0, header_len)?;
-    check_crc("header", header.header_crc.get(), header_crc(header, bytes))?;
+    check_crc("header", 0, header.header_crc.get(), header_crc(header, bytes))?;
     if header.incompat.get() != 0 {
         return Err(Error::UnsupportedFeature { feature: Feature::Incompat, at: Place::byte(16) });
     }
@@ -476,15 +479,21 @@ fn payload(sections: &[Section]) -> Result<Section, Error> {
 /// Counts within the limits and the file, and an index section of exactly their length.
 fn check_counts(header: &Header, index: &Section, file_len: u64, limits: &Limits) -> Result<(), Error> {
     let counts = [
-        ("tensors", header.tensor_count, limits.tensors, size_of::<TensorRecord>()),
-        ("blobs", header.blob_count, limits.blobs, size_of::<BlobRecord>()),
-        ("planes", header.plane_count, u64::MAX, size_of::<PlaneRecord>()),
-        ("dimensions", header.dim_count, u64::MAX, size_of::<U64>()),
+        (
+            "tensors",
+            header.tensor_count,
+            offset_of!(Header, tensor_count),
+            limits.tensors,
+            size_of::<TensorRecord>(),
+        ),
+        ("blobs", header.blob_count, offset_of!(Header, blob_count), limits.blobs, size_of::<BlobRecord>()),
+        ("planes", header.plane_count, offset_of!(Header, plane_count), u64::MAX, size_of::<PlaneRecord>()),
+        ("dimensions", header.dim_count, offset_of!(Header, dim_count), u64::MAX, size_of::<U64>()),
     ];
     let mut expected = 0u64;
-    for (what, count, limit, size) in counts {
-        let size = size as u64;
-        check_limit(what, count.get(), limit.min(file_len.checked_div(size).unwrap_or(0)))?;
+    for (what, count, offset, limit, size) in counts {
+        let (at, size) = (At::byte(offset as u64), size as u64);
+        check_limit(what, at, count.get(), limit.min(file_len.checked_div(size).unwrap_or(0)))?;
         expected = expected.saturating_add(count.get().saturating_mul(size));
     }
     if index.len != expected {
@@ -493,12 +502,14 @@ fn check_counts(header: &Header, index: &Section, file_len: u64, limits: &Limits
     Ok(())
 }
 
-pub(super) fn check_limit(what: &'static str, found: u64, limit: u64) -> Result<(), Error> {
-    if found > limit { Err(Error::LimitExceeded { what, limit, found }) } else { Ok(()) }
+pub(super) fn check_limit(what: &'static str, at: At<'_>, found: u64, limit: u64) -> Result<(), Error> {
+    if found > limit { Err(Error::LimitExceeded { what, at: at.into(), limit, found }) } else { Ok(()) }
 }
 
-pub(super) fn check_crc(section: &'static str, expected: u32, found: u32) -> Result<(), Error> {
-    if found == expected { Ok(()) } else { Err(Error::Checksum { section, expected, found }) }
+/// Compares the checksum of the header or of the section at `offset`.
+pub(super) fn check_crc(section: &'static str, offset: u64, expected: u32, found: u32) -> Result<(), Error> {
+    let at = Place::byte(offset);
+    if found == expected { Ok(()) } else { Err(Error::Checksum { section, at, expected, found }) }
 }
 
 pub(super) fn length_error(what: &'static str, at: Place, expected: u64, found: u64) -> Error {

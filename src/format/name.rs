@@ -11,7 +11,7 @@ pub(super) fn check_name<'a>(bytes: &'a [u8], at: u64, limits: &Limits) -> Resul
     }
     if bytes.len() as u64 > limits.name_len {
         let (limit, found) = (limits.name_len, bytes.len() as u64);
-        return Err(Error::LimitExceeded { what: "bytes of a name", limit, found });
+        return Err(Error::LimitExceeded { what: "bytes of a name", at: Place::byte(at), limit, found });
     }
     let name = core::str::from_utf8(bytes).map_err(|_| bad(NameFault::NotUtf8))?;
     if name.chars().any(char::is_control) {

@@ -173,7 +173,7 @@ impl Parser<'_> {
         at: At<'_>,
     ) -> Result<(Range<usize>, &[u64]), Error> {
         let (first, rank) = (record.first_dim.get(), u64::from(record.rank.get()));
-        check_limit("dimensions of a tensor", rank, self.limits.rank)?;
+        check_limit("dimensions of a tensor", at, rank, self.limits.rank)?;
         let end = end_of("dimensions", first, rank, at)?;
         let range = usize_range(first, end);
         let Some((range, dims)) = range.and_then(|range| Some((range.clone(), self.dims.get(range)?))) else {

@@ -63,7 +63,7 @@ pub fn check_padding(index: &Index, file: &[u8]) -> Result<(), Error> {
         let (start, end) = (section.offset, section.offset.saturating_add(section.len));
         check_zeros(slice(position, start), "padding before a section", position, "")?;
         if section.kind.is_none() {
-            check_crc("ignorable section", section.crc, crc32fast::hash(slice(start, end)))?;
+            check_crc("ignorable section", start, section.crc, crc32fast::hash(slice(start, end)))?;
         }
         position = end;
     }

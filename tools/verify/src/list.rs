@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use ccq::format::{Limits, Value};
+use ccq::format::{Limits, Place, Value};
 use ccq::{Error, Index};
 use ccq_cli::{Column, Exit, Table, bytes, count, printable, stdout_width};
 use serde::Serialize;
@@ -61,6 +61,7 @@ fn read(file: File, found: u64) -> Result<(Index, u64), Error> {
     if front_len > LONGEST {
         return Err(Error::LimitExceeded {
             what: "bytes before the payload",
+            at: Place::byte(0),
             limit: LONGEST,
             found: front_len,
         });
