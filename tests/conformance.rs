@@ -1,13 +1,14 @@
 //! The reader and the decoder in plain Python, written from the specification alone (spec/reference), agree: bit
-//! for bit on every golden file, and on the error of every bad one. Python is required: without it these tests
-//! fail.
+//! for bit on every golden file, on the error of every bad one, and on which damaged ones to refuse. Python is
+//! required: without it these tests fail.
 #![cfg(feature = "std")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use ccq::Container;
+use ccq::format::{SectionKind, seal};
+use ccq::{Container, Limits};
 
 /// Decodes every tensor of a file, one after the other.
 const DECODE_ALL: &str = "
@@ -32,6 +33,24 @@ for path in sys.argv[1:]:
         print(path, '|', 'accepted')
     except ccq.FormatError as error:
         print(path, '|', phase, '|', error)
+";
+
+/// Answers each file named on standard input: the phase that refuses it, or the CRC-32 of all it decodes to.
+const JUDGE_ALL: &str = "
+import sys
+import zlib
+import ccq
+for path in sys.stdin.read().splitlines():
+    phase = 'open'
+    try:
+        f = ccq.open(path)
+        phase = 'verify'
+        f.verify()
+        phase = '%08x' % zlib.crc32(b''.join(f.decode(t) for t in f.tensors))
+    except ccq.FormatError:
+        pass
+    print(phase)
+    f = None
 ";
 
 /// Bad files that break two rules at once, where a reader may name either (clause 9.5): the
@@ -127,6 +146,88 @@ fn the_reference_refuses_every_bad_file_with_the_same_error() {
     }
     assert_eq!(found.lines().count(), files.len());
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Golden files with a byte or a field changed and the checksums of the front made to fit: both readers refuse the
+/// same ones in the same phase, and decode the others to the same bits.
+#[test]
+fn the_reference_judges_damaged_files_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut paths, mut expected) = (Vec::new(), Vec::new());
+    let mut random = Random(1);
+    for path in containers("golden") {
+        let good = fs::read(path).unwrap();
+        for _ in 0..DAMAGED {
+            let mut file = good.clone();
+            damage(&mut file, &mut random);
+            let path = folder.path().join(paths.len().to_string());
+            fs::write(&path, &file).unwrap();
+            expected.push((verdict(&file), path.clone()));
+            paths.push(path.into_os_string().into_string().unwrap());
+        }
+    }
+    let list = folder.path().join("list");
+    fs::write(&list, paths.join("\n")).unwrap();
+    let output = python(|command| {
+        command.arg("-c").arg(JUDGE_ALL).stdin(fs::File::open(&list).unwrap());
+    });
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let found = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(found.lines().count(), expected.len());
+    let accepted = expected.iter().filter(|(verdict, _)| verdict.len() == 8).count();
+    assert!(accepted > DAMAGED, "only {accepted} of {} are accepted: too much damage", expected.len());
+    for (found, (expected, path)) in found.lines().zip(expected) {
+        if found != expected {
+            let kept = folder.keep();
+            panic!("{}: {expected}, the reference says {found} (kept in {})", path.display(), kept.display());
+        }
+    }
+}
+
+/// Damaged files of each golden one.
+const DAMAGED: usize = 300;
+
+/// The phase that refuses a file, or the CRC-32 of all it decodes to.
+fn verdict(file: &[u8]) -> String {
+    let Ok(container) = Container::from_bytes(file, &Limits::DEFAULT) else { return "open".into() };
+    if container.verify().is_err() {
+        return "verify".into();
+    }
+    let mut crc = crc32fast::Hasher::new();
+    container.tensors().for_each(|tensor| crc.update(&decoded(&tensor)));
+    format!("{:08x}", crc.finalize())
+}
+
+/// Changes one byte, or one field to a value near a limit, in front of the payload; its checksums fit again.
+fn damage(file: &mut [u8], random: &mut Random) {
+    let container = Container::from_bytes(file, &Limits::DEFAULT).unwrap();
+    let mut parts: Vec<_> = container.index().sections().to_vec();
+    parts.retain(|section| section.len > 0 && section.kind != Some(SectionKind::Payload));
+    let part = random.below(parts.len() + 1);
+    let (start, len) = parts.get(part).map_or((0, 288), |section| (section.offset, section.len));
+    let at = start as usize + random.below(len as usize);
+    if random.below(2) == 0 {
+        file[at] ^= 1 << random.below(8);
+    } else {
+        let at = at - at % 8;
+        let value = [0, 1, 2, 1 << 32, u64::MAX, 1 << 63, file.len() as u64][random.below(7)];
+        let end = file.len().min(at + 8);
+        file[at..end].copy_from_slice(&value.to_le_bytes()[..end - at]);
+    }
+    seal(file);
+}
+
+/// SplitMix64 (Steele, Lea and Flood, 2014).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) % bound as u64) as usize
+    }
 }
 
 /// The command line decodes one tensor, and ends with 3 and one line for a bad file.
