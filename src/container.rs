@@ -2,10 +2,14 @@
 
 use core::ops::Range;
 #[cfg(feature = "std")]
-use std::{fs::File, io::Read, path::Path, vec::Vec};
+use std::path::Path;
 
+#[cfg(feature = "std")]
+use crate::OpenOptions;
 use crate::codec::{Matrix, Planes, SizeError};
 use crate::format::{BlobInfo, Encoding, Error, Index, Limits, Place, Plane, PlaneKind, TensorInfo, verify};
+use crate::open::Bytes;
+use crate::planes::TypedPlanes;
 
 /// An open container.
 ///
@@ -17,27 +21,6 @@ pub struct Container<'a> {
     index: Index,
 }
 
-#[derive(Debug)]
-enum Bytes<'a> {
-    Borrowed(&'a [u8]),
-    #[cfg(feature = "std")]
-    Owned(Vec<u8>),
-    #[cfg(feature = "mmap")]
-    Mapped(memmap2::Mmap),
-}
-
-impl Bytes<'_> {
-    fn get(&self) -> &[u8] {
-        match self {
-            Self::Borrowed(bytes) => bytes,
-            #[cfg(feature = "std")]
-            Self::Owned(bytes) => bytes,
-            #[cfg(feature = "mmap")]
-            Self::Mapped(map) => map,
-        }
-    }
-}
-
 impl<'a> Container<'a> {
     /// Opens a container in memory, at any alignment.
     ///
@@ -47,7 +30,7 @@ impl<'a> Container<'a> {
         Self::new(Bytes::Borrowed(bytes), limits)
     }
 
-    fn new(bytes: Bytes<'a>, limits: &Limits) -> Result<Self, Error> {
+    pub(crate) fn new(bytes: Bytes<'a>, limits: &Limits) -> Result<Self, Error> {
         let index = Index::parse(bytes.get(), bytes.get().len() as u64, limits)?;
         for tensor in index.tensors() {
             check_addressable(&tensor)?;
@@ -58,30 +41,34 @@ impl<'a> Container<'a> {
 
 #[cfg(feature = "std")]
 impl Container<'static> {
-    /// Maps a file into memory and opens it.
+    /// Maps a file into memory and opens it: [`OpenOptions::map`].
     ///
     /// The file must not be modified or truncated while it is open: a reader of a truncated map is killed by the
-    /// system. Use [`Container::read`] where that cannot be ruled out.
+    /// system. Use [`Container::read`] where that cannot be ruled out. Replacing the file by renaming another one
+    /// over it, as this project's tools do, is fine: an open container goes on with the old one.
     ///
     /// # Errors
     /// `Io`, and those of [`Container::from_bytes`].
     #[cfg(feature = "mmap")]
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
-        Self::new(Bytes::Mapped(crate::mmap::map(&File::open(path)?)?), &Limits::DEFAULT)
+        OpenOptions::map().open(path)
     }
 
-    /// Reads a whole file into memory and opens it.
+    /// Reads a whole file into memory and opens it: [`OpenOptions::memory`].
     ///
     /// # Errors
     /// `Io`, and those of [`Container::from_bytes`].
     pub fn read(path: impl AsRef<Path>) -> Result<Self, Error> {
-        let mut bytes = Vec::new();
-        File::open(path)?.read_to_end(&mut bytes)?;
-        Self::new(Bytes::Owned(bytes), &Limits::DEFAULT)
+        OpenOptions::memory().open(path)
     }
 }
 
 impl Container<'_> {
+    #[cfg(feature = "mmap")]
+    pub(crate) fn bytes(&self) -> &Bytes<'_> {
+        &self.bytes
+    }
+
     /// What the front of the file says.
     pub fn index(&self) -> &Index {
         &self.index
@@ -89,12 +76,12 @@ impl Container<'_> {
 
     /// Tensors in ascending order of their names.
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = Tensor<'_>> {
-        self.index.tensors().map(|info| Tensor { info, file: self.bytes.get() })
+        self.index.tensors().map(|info| Tensor { info, bytes: &self.bytes })
     }
 
     /// The tensor of that name.
     pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
-        self.index.tensor(name).map(|info| Tensor { info, file: self.bytes.get() })
+        self.index.tensor(name).map(|info| Tensor { info, bytes: &self.bytes })
     }
 
     /// Names and bytes of the model's own files, in ascending order of their names.
@@ -135,7 +122,7 @@ impl Container<'_> {
 #[derive(Clone, Copy, Debug)]
 pub struct Tensor<'a> {
     info: TensorInfo<'a>,
-    file: &'a [u8],
+    bytes: &'a Bytes<'a>,
 }
 
 impl<'a> Tensor<'a> {
@@ -146,7 +133,7 @@ impl<'a> Tensor<'a> {
 
     /// The stored bytes of a plane, empty where the tensor has none of that kind.
     pub fn plane(&self, kind: PlaneKind) -> &'a [u8] {
-        self.info.plane(kind).map_or(&[], |plane| plane_bytes(self.file, plane))
+        self.info.plane(kind).map_or(&[], |plane| plane_bytes(self.bytes.get(), plane))
     }
 
     /// A quantized tensor as a matrix of output channels by input features, or `None` if it is raw.
@@ -160,6 +147,19 @@ impl<'a> Tensor<'a> {
             cluster: self.plane(PlaneKind::Cluster),
         };
         Matrix::new(code, rows.try_into().ok()?, in_features.try_into().ok()?, planes).ok()
+    }
+
+    /// The planes of a quantized tensor as the numbers they hold, or `None` if it is raw.
+    pub fn planes(&self) -> Option<TypedPlanes<'a>> {
+        self.matrix().as_ref().map(TypedPlanes::new)
+    }
+
+    /// Asks the system to load the tensor, without waiting for it: call it for the next layer while this one is
+    /// being computed. A hint for mapped files; nothing happens where there is nothing to load.
+    pub fn prefetch(&self) {
+        if let [first, .., last] | [first @ last] = self.info.planes() {
+            self.bytes.prefetch(first.offset, last.end());
+        }
     }
 
     /// The source bytes of a raw tensor, or `None` if it is quantized.

@@ -27,7 +27,8 @@
 //! | [`code`] | how the bits of a word become states: integers only |
 //! | [`mod@format`] | bytes of a file <-> typed views; no floating point |
 //! | [`codec`] | packed planes <-> f32; no files |
-//! | this one | joins them: [`Container`], [`Tensor`], [`Output`] |
+//! | [`planes`] | stored planes as typed slices, without a copy |
+//! | this one | joins them: [`Container`], [`Tensor`], [`OpenOptions`], [`Output`] |
 //!
 //! Features: `std` (writing, opening by path) and `mmap` (on top of it) are on by default. Without them the crate
 //! is `no_std` with `alloc`: [`Container::from_bytes`] and [`Index::parse`] remain.
@@ -45,10 +46,14 @@ mod container;
 pub mod format;
 #[cfg(feature = "mmap")]
 mod mmap;
+mod open;
 #[cfg(feature = "std")]
 mod output;
+pub mod planes;
 
 pub use container::{Container, Tensor};
 pub use format::{Error, Index, Limits};
+#[cfg(feature = "std")]
+pub use open::{Access, OpenOptions};
 #[cfg(feature = "std")]
 pub use output::{Output, OutputError};
