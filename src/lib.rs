@@ -28,7 +28,7 @@
 //! | [`mod@format`] | bytes of a file <-> typed views; no floating point |
 //! | [`codec`] | packed planes <-> f32; no files |
 //! | [`planes`] | stored planes as typed slices, without a copy |
-//! | this one | joins them: [`Container`], [`Tensor`], [`OpenOptions`], [`Output`] |
+//! | this one | joins them: [`Container`], [`Set`] of several files, [`Tensor`], [`OpenOptions`], [`Output`] |
 //!
 //! Features: `std` (writing, opening by path) and `mmap` (on top of it) are on by default. Without them the crate
 //! is `no_std` with `alloc`: [`Container::from_bytes`] and [`Index::parse`] remain.
@@ -50,6 +50,8 @@ mod open;
 #[cfg(feature = "std")]
 mod output;
 pub mod planes;
+#[cfg(feature = "std")]
+mod set;
 
 pub use container::{Container, Tensor};
 pub use format::{Error, Index, Limits};
@@ -57,3 +59,5 @@ pub use format::{Error, Index, Limits};
 pub use open::{Access, OpenOptions};
 #[cfg(feature = "std")]
 pub use output::{Output, OutputError};
+#[cfg(feature = "std")]
+pub use set::{Set, SetError, shard_path};

@@ -14,7 +14,8 @@ pub struct Output {
     partial: PathBuf,
     path: PathBuf,
     overwrite: bool,
-    committed: bool,
+    /// Whether the unfinished file stays when this is dropped.
+    keep: bool,
 }
 
 /// Why an output cannot be written.
@@ -50,13 +51,22 @@ impl Output {
     /// # Errors
     /// Any [`OutputError`].
     pub fn create(path: impl Into<PathBuf>, overwrite: bool) -> Result<Self, OutputError> {
+        let output = Self::resume(path, overwrite)?;
+        let failed = |source| OutputError::Io { path: output.partial.clone(), source };
+        output.file.set_len(0).map_err(failed)?;
+        Ok(output)
+    }
+
+    /// [`Output::create`] that keeps what a `PATH.partial` holds that nobody holds any more.
+    ///
+    /// # Errors
+    /// Any [`OutputError`].
+    pub fn resume(path: impl Into<PathBuf>, overwrite: bool) -> Result<Self, OutputError> {
         let path = path.into();
         if !overwrite && path.symlink_metadata().is_ok() {
             return Err(OutputError::Exists { path });
         }
-        let mut partial = OsString::from(&path);
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
+        let partial = partial_path(&path);
         let failed = |source| OutputError::Io { path: partial.clone(), source };
         loop {
             let file = OpenOptions::new()
@@ -73,8 +83,7 @@ impl Output {
             }
             // Between opening and locking, the writer before us may have finished: this would be its output.
             if is_named(&file, &partial) {
-                file.set_len(0).map_err(failed)?;
-                return Ok(Self { file, partial, path, overwrite, committed: false });
+                return Ok(Self { file, partial, path, overwrite, keep: false });
             }
         }
     }
@@ -89,37 +98,81 @@ impl Output {
         &self.partial
     }
 
+    /// Where the finished file is going to be.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the unfinished file stays when this is dropped, for [`Output::resume`]; at first it does not.
+    pub fn keep_unfinished(&mut self, keep: bool) {
+        self.keep = keep;
+    }
+
     /// Makes the file durable and gives it its name.
     ///
     /// # Errors
     /// [`OutputError::Exists`] when a file of that name came to be in the meantime, [`OutputError::Io`].
-    pub fn commit(mut self) -> Result<(), OutputError> {
-        let failed = |source| OutputError::Io { path: self.path.clone(), source };
-        self.file.sync_all().map_err(failed)?;
-        if self.overwrite {
-            fs::rename(&self.partial, &self.path).map_err(failed)?;
-        } else {
-            // A hard link fails where the name is taken; renaming would replace what is there.
-            match fs::hard_link(&self.partial, &self.path) {
-                Ok(()) => fs::remove_file(&self.partial).map_err(failed)?,
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    return Err(OutputError::Exists { path: self.path.clone() });
-                }
-                Err(_) => fs::rename(&self.partial, &self.path).map_err(failed)?,
+    pub fn commit(self) -> Result<(), OutputError> {
+        Self::commit_all(&mut [self])
+    }
+
+    /// Makes all of the files durable before any gets its name.
+    ///
+    /// # Errors
+    /// As [`Output::commit`]. A fault while names are given leaves some files with their names, some without.
+    pub fn commit_all(outputs: &mut [Self]) -> Result<(), OutputError> {
+        for output in &mut *outputs {
+            output.file.sync_all().map_err(|source| output.failed(source))?;
+        }
+        for output in &mut *outputs {
+            if !output.overwrite && output.path.symlink_metadata().is_ok() {
+                return Err(OutputError::Exists { path: output.path.clone() });
             }
         }
-        self.committed = true;
-        sync_folder(&self.path).map_err(failed)
+        for output in &mut *outputs {
+            output.rename()?;
+            // There is no unfinished file any more.
+            output.keep = true;
+        }
+        outputs
+            .iter()
+            .try_for_each(|output| sync_folder(&output.path).map_err(|source| output.failed(source)))
+    }
+
+    fn rename(&self) -> Result<(), OutputError> {
+        let failed = |source| self.failed(source);
+        if self.overwrite {
+            return fs::rename(&self.partial, &self.path).map_err(failed);
+        }
+        // A hard link fails where the name is taken; renaming would replace what is there.
+        match fs::hard_link(&self.partial, &self.path) {
+            Ok(()) => fs::remove_file(&self.partial).map_err(failed),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(OutputError::Exists { path: self.path.clone() })
+            }
+            Err(_) => fs::rename(&self.partial, &self.path).map_err(failed),
+        }
+    }
+
+    fn failed(&self, source: io::Error) -> OutputError {
+        OutputError::Io { path: self.path.clone(), source }
     }
 }
 
 impl Drop for Output {
     fn drop(&mut self) {
-        if !self.committed {
+        if !self.keep {
             // Nothing to be done about a failure here; an unfinished file does not open as a container.
             let _ = fs::remove_file(&self.partial);
         }
     }
+}
+
+/// `PATH.partial`
+fn partial_path(path: &Path) -> PathBuf {
+    let mut partial = OsString::from(path);
+    partial.push(".partial");
+    partial.into()
 }
 
 /// Whether the open file still has that name, as far as the system can tell.
@@ -183,6 +236,36 @@ mod tests {
         fs::write(&path, b"somebody else's").unwrap();
         assert!(matches!(output.commit(), Err(OutputError::Exists { .. })));
         assert_eq!(fs::read(&path).unwrap(), b"somebody else's");
+    }
+
+    #[test]
+    fn what_is_kept_can_be_gone_on_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.ccq");
+        let mut output = Output::create(&path, false).unwrap();
+        output.file().write_all(b"half").unwrap();
+        output.keep_unfinished(true);
+        drop(output);
+        let output = Output::resume(&path, false).unwrap();
+        assert!(matches!(Output::resume(&path, false), Err(OutputError::Locked { .. })));
+        assert_eq!(fs::read(output.partial_path()).unwrap(), b"half");
+        drop(output);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn no_file_of_several_gets_its_name_where_one_is_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = ["a", "b"].map(|name| folder.path().join(name));
+        let mut outputs = paths.each_ref().map(|path| Output::create(path, false).unwrap());
+        fs::write(&paths[1], b"somebody else's").unwrap();
+        assert!(matches!(Output::commit_all(&mut outputs), Err(OutputError::Exists { .. })));
+        assert!(!paths[0].exists());
+        fs::remove_file(&paths[1]).unwrap();
+        Output::commit_all(&mut outputs).unwrap();
+        drop(outputs);
+        assert!(paths.iter().all(|path| path.exists()));
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 2);
     }
 
     /// A handle on the unfinished file that has meanwhile become another writer's output is not ours to cut.

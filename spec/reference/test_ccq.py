@@ -493,6 +493,7 @@ class Opening(unittest.TestCase):
                            ("BadMetadata", entry(b"a", 7, b"")), ("BadMetadata", entry(b"a", 0, b"")),
                            ("BadMetadata", entry(b"a", 1, b"\2")), ("BadMetadata", entry(b"a", 2, b"\2")),
                            ("BadMetadata", entry(b"a", 5, b"\xff")), ("BadMetadata", entry(b"ccq.recipe", 6, b"")),
+                           ("BadMetadata", entry(b"ccq.part", 2, bytes(8))),
                            ("BadMetadata", good[3][:-8]), ("BadMetadata", good[3] + bytes(8)),
                            ("Padding", good[3][:-1] + b"\1"), ("BadName", entry(b"", 6, b"")),
                            ("BadName", entry(b"\x7f", 6, b"")), ("LimitExceeded", entry(b"k" * 1025, 6, b"")),

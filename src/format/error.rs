@@ -533,7 +533,7 @@ impl fmt::Display for EncodingFault {
 }
 
 /// What is wrong with a shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ShardFault {
     /// The index is not smaller than the count.
@@ -545,15 +545,71 @@ pub enum ShardFault {
     },
     /// A file that stands alone carries a set id.
     SetId,
+    /// The name of one of several files does not say where the others are.
+    Name {
+        /// This file's index.
+        index: u32,
+        /// Files in the set.
+        count: u32,
+    },
+    /// This file of the set is not there.
+    Missing {
+        /// Its index.
+        index: u32,
+        /// Files in the set.
+        count: u32,
+    },
+    /// The file is of another set.
+    OtherSet {
+        /// A file of the set that it was opened with.
+        first: String,
+    },
+    /// The file holds the same part of the set as another.
+    Twice {
+        /// Index of both.
+        index: u32,
+        /// The other file.
+        other: String,
+    },
+    /// The file holds a name that another file of the set holds.
+    Repeated {
+        /// `tensor` or `blob`.
+        what: &'static str,
+        /// The name.
+        name: String,
+        /// The other file.
+        other: String,
+    },
 }
 
 impl fmt::Display for ShardFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = |index: &u32, count: &u32| (index.saturating_add(1), *count);
         match self {
             Self::Index { index, count } => {
                 write!(f, "shard index {index} in a set of {count}, expected less than the count")
             }
             Self::SetId => f.write_str("a file that stands alone carries the id of a set, expected zeros"),
+            Self::Name { index, count } => {
+                let (number, count) = place(index, count);
+                write!(
+                    f,
+                    "shard {number} of {count}, whose others are not known: expected a name that ends in -{number:05}-of-{count:05}.ccq"
+                )
+            }
+            Self::Missing { index, count } => {
+                let (number, count) = place(index, count);
+                write!(f, "shard {number} of {count} is missing: put it there")
+            }
+            Self::OtherSet { first } => {
+                write!(f, "belongs to another set of shards than {first}: fetch all files of one set")
+            }
+            Self::Twice { index, other } => {
+                write!(f, "is shard {}, which {other} is too: fetch it again", index.saturating_add(1))
+            }
+            Self::Repeated { what, name, other } => {
+                write!(f, "holds the {what} `{}`, which {other} holds too", name.escape_debug())
+            }
         }
     }
 }

@@ -40,4 +40,4 @@ pub use layout::{PlaneKind, SectionKind};
 pub use limits::Limits;
 pub use metadata::{KNOWN_STRING_KEYS, Metadata, Value};
 #[cfg(feature = "std")]
-pub use write::{Contents, Layout, TensorSpec, WriteError, Writer, seal};
+pub use write::{Contents, Fnv128, Layout, TensorSpec, WriteError, Writer, seal};

@@ -1,13 +1,14 @@
 //! Writing a container (spec, chapter 8).
 //!
 //! All sizes follow from names, shapes and encodings, so [`Layout`] fixes every offset before the first byte of
-//! payload exists. [`Writer`] then streams planes in file order, holding none of them, and writes the header
-//! last: a file whose writer died does not begin with the magic.
+//! payload exists. [`Writer`] then streams planes in file order, whole or by runs of rows, holding none of them, and
+//! writes the header last: a file whose writer died does not begin with the magic.
+
+mod stream;
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
-use std::io::{self, Seek, SeekFrom, Write};
 
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
@@ -16,13 +17,15 @@ use super::cursor::usize_range;
 use super::dtype::Dtype;
 use super::encoding::Encoding;
 use super::error::{At, Error, Place};
-use super::index::{Index, Plane, Shard, header_crc};
+use super::index::{Index, Shard, header_crc};
 use super::layout::{
-    BlobRecord, CHUNK, Header, MAGIC, PlaneKind, PlaneRecord, SECTION_ALIGN, SectionKind, SectionRecord,
+    BlobRecord, Header, MAGIC, PlaneKind, PlaneRecord, SECTION_ALIGN, SectionKind, SectionRecord,
     TensorRecord, VERSION, chunk_count, plane_start,
 };
 use super::limits::Limits;
 use super::metadata::{Value, write_section};
+
+pub use stream::{Fnv128, WriteError, Writer};
 
 /// A tensor to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -265,143 +268,6 @@ pub fn seal(front: &mut [u8]) {
     let crc = header_crc(&header, front.get(..header_len).unwrap_or_default());
     let sealed = Header { header_crc: U32::new(crc), ..header };
     let _ = sealed.write_to_prefix(front);
-}
-
-/// Why a container could not be written.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum WriteError {
-    /// A tensor or blob came out of order.
-    #[error("`{found}` was written where `{expected}` was due")]
-    Order {
-        /// The one due, empty when everything is written.
-        expected: String,
-        /// The one given.
-        found: String,
-    },
-    /// A plane has not the length that the layout gave it.
-    #[error("`{name}`: {plane} plane of {found} bytes, expected {expected}")]
-    PlaneLength {
-        /// Tensor or blob.
-        name: String,
-        /// Which plane.
-        plane: &'static str,
-        /// Bytes due.
-        expected: u64,
-        /// Bytes given.
-        found: u64,
-    },
-    /// The file was finished before everything was written.
-    #[error("the file was finished before `{missing}` was written")]
-    Unfinished {
-        /// First tensor or blob that is missing.
-        missing: String,
-    },
-    /// The system failed to write.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-}
-
-/// Streams the planes of a laid-out container into a sink, memory bounded by what the caller holds.
-#[derive(Debug)]
-pub struct Writer<W> {
-    sink: W,
-    front: Vec<u8>,
-    /// Tensors, then blobs, each with its planes, last one first.
-    due: Vec<(String, Vec<Plane>)>,
-    position: u64,
-    /// Where the checksum section starts in the front.
-    checksums_at: usize,
-    checksums: Vec<u32>,
-}
-
-impl<W: Write + Seek> Writer<W> {
-    /// Starts at the sink's first byte, leaving the front to be written by [`Writer::finish`].
-    ///
-    /// # Errors
-    /// What seeking gives.
-    pub fn new(mut sink: W, layout: Layout) -> Result<Self, WriteError> {
-        let Layout { front, index } = layout;
-        let mut due: Vec<_> = index
-            .tensors()
-            .map(|tensor| (tensor.name().into(), tensor.planes().to_vec()))
-            .chain(index.blobs().map(|blob| (blob.name.into(), Vec::from([*blob.plane]))))
-            .collect();
-        due.reverse();
-        let section = index.sections().iter().find(|section| section.kind == Some(SectionKind::Checksums));
-        let checksums_at = section.and_then(|section| usize::try_from(section.offset).ok());
-        let position = front.len() as u64;
-        sink.seek(SeekFrom::Start(position))?;
-        let checksums_at = checksums_at.unwrap_or(front.len());
-        Ok(Self { sink, front, due, position, checksums_at, checksums: Vec::new() })
-    }
-
-    /// The tensor or blob due next, tensors in ascending order of their names, then blobs likewise.
-    pub fn next_name(&self) -> Option<&str> {
-        self.due.last().map(|(name, _)| name.as_str())
-    }
-
-    /// Writes the planes of the tensor due next, or the one plane of the blob.
-    ///
-    /// # Errors
-    /// `Order` and `PlaneLength` before anything is written, `Io` after.
-    pub fn write(&mut self, name: &str, planes: &[&[u8]]) -> Result<(), WriteError> {
-        match self.due.last() {
-            Some((expected, due)) if expected == name => {
-                let missing = due.get(planes.len()..).unwrap_or_default().iter().map(|plane| (plane, 0));
-                let given = due.iter().zip(planes.iter().map(|bytes| bytes.len() as u64));
-                for (plane, found) in given.chain(missing) {
-                    if plane.len != found {
-                        let (name, plane, expected) = (name.into(), plane.kind.name(), plane.len);
-                        return Err(WriteError::PlaneLength { name, plane, expected, found });
-                    }
-                }
-            }
-            other => {
-                let expected = other.map(|(name, _)| name.clone()).unwrap_or_default();
-                return Err(WriteError::Order { expected, found: name.into() });
-            }
-        }
-        let (_, due) = self.due.pop().unwrap_or_default();
-        for (plane, bytes) in due.iter().zip(planes) {
-            let padding = plane.offset.saturating_sub(self.position);
-            io::copy(&mut io::Read::take(io::repeat(0), padding), &mut self.sink)?;
-            for chunk in bytes.chunks(usize::try_from(CHUNK).unwrap_or(usize::MAX)) {
-                self.checksums.push(crc32fast::hash(chunk));
-                self.sink.write_all(chunk)?;
-            }
-            self.position = plane.end();
-        }
-        Ok(())
-    }
-
-    /// Writes the front, the header at the very end, and returns the sink.
-    ///
-    /// # Errors
-    /// `Unfinished` when something is missing, `Io`.
-    pub fn finish(mut self) -> Result<W, WriteError> {
-        if let Some((missing, _)) = self.due.pop() {
-            return Err(WriteError::Unfinished { missing });
-        }
-        self.store_checksums();
-        seal(&mut self.front);
-        let (header, rest) = self.front.split_at(size_of::<Header>().min(self.front.len()));
-        self.sink.seek(SeekFrom::Start(header.len() as u64))?;
-        self.sink.write_all(rest)?;
-        self.sink.flush()?;
-        self.sink.seek(SeekFrom::Start(0))?;
-        self.sink.write_all(header)?;
-        self.sink.flush()?;
-        Ok(self.sink)
-    }
-
-    fn store_checksums(&mut self) {
-        let stored: Vec<U32> = self.checksums.iter().map(|&checksum| U32::new(checksum)).collect();
-        let section = self.front.get_mut(self.checksums_at..).unwrap_or_default();
-        for (byte, &checksum) in section.iter_mut().zip(stored.as_bytes()) {
-            *byte = checksum;
-        }
-    }
 }
 
 #[cfg(test)]

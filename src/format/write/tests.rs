@@ -109,3 +109,93 @@ fn the_header_comes_last() {
     let Error::BadMagic { hint, .. } = error else { panic!("{error}") };
     assert_eq!(hint, crate::format::MagicHint::Unfinished);
 }
+
+/// Writes contents row by row, or byte by byte where `width` is 1; what `skip` says is on the sink already.
+fn write_in_parts(sink: Vec<u8>, width: usize, skip: impl Fn(&str) -> bool) -> Vec<u8> {
+    let layout = Layout::new(example()).unwrap();
+    let index = layout.index().clone();
+    let mut writer = Writer::new(Cursor::new(sink), layout).unwrap();
+    let tensors = index.tensors().map(|tensor| (tensor.name(), tensor.planes().to_vec()));
+    for (name, planes) in tensors.chain(index.blobs().map(|blob| (blob.name, vec![*blob.plane]))) {
+        let longest = planes.iter().map(|plane| plane.len as usize).max().unwrap();
+        for start in (0..longest.max(1)).step_by(width) {
+            let parts: Vec<Vec<u8>> = planes
+                .iter()
+                .map(|plane| (start..(start + width).min(plane.len as usize)).map(|i| i as u8).collect())
+                .collect();
+            let offsets: Vec<_> = planes.iter().map(|p| p.offset + p.len.min(start as u64)).collect();
+            assert!(writer.next_offsets().eq(offsets), "{name}");
+            let parts: Vec<_> = parts.iter().map(Vec::as_slice).collect();
+            if skip(name) { writer.skip_part(name, &parts) } else { writer.write_part(name, &parts) }
+                .unwrap();
+        }
+    }
+    writer.finish().unwrap().into_inner()
+}
+
+#[test]
+fn parts_make_the_same_file_as_wholes() {
+    let whole = write_in_parts(Vec::new(), usize::MAX, |_| false);
+    for width in [1, 7, 64] {
+        assert_eq!(write_in_parts(Vec::new(), width, |_| false), whole, "{width}");
+    }
+    // An unfinished file that has all tensors but none of its front is gone on with.
+    let mut unfinished = whole.clone();
+    let front = Layout::new(example()).unwrap().front.len();
+    unfinished[..front].fill(0);
+    assert_eq!(write_in_parts(unfinished, 7, |name| !name.contains("config")), whole);
+    Index::parse(&whole, whole.len() as u64, &Limits::DEFAULT).unwrap();
+}
+
+#[test]
+fn parts_longer_than_their_plane_are_refused() {
+    let mut writer = Writer::new(Cursor::new(Vec::new()), Layout::new(example()).unwrap()).unwrap();
+    writer.write_part("a.bias", &[&[0; 15]]).unwrap();
+    let error = writer.write_part("a.bias", &[&[0; 6]]).unwrap_err();
+    assert!(matches!(error, WriteError::PlaneLength { expected: 20, found: 21, .. }), "{error}");
+    assert!(matches!(writer.write_part("scalar", &[&[0]]), Err(WriteError::Order { .. })));
+    writer.write_part("a.bias", &[&[0; 5]]).unwrap();
+    assert_eq!(writer.next_name(), Some("b.weight"));
+}
+
+#[test]
+fn the_files_of_a_set_share_an_id() {
+    let set = |fill: u8, dtype| {
+        let writers = (0..2u32).map(|index| {
+            let name = ["a", "b"][index as usize];
+            let shard = Some(Shard { index, count: 2, set_id: [0; 16] });
+            let contents = Contents { tensors: vec![raw(name, dtype, &[4])], shard, ..Contents::default() };
+            let mut writer = Writer::new(Cursor::new(Vec::new()), Layout::new(contents).unwrap()).unwrap();
+            writer.write(name, &[&[fill; 4]]).unwrap();
+            writer
+        });
+        let files = Writer::finish_set(writers.collect()).unwrap();
+        let ids: Vec<_> = files
+            .into_iter()
+            .map(|file| {
+                let bytes = file.into_inner();
+                Index::parse(&bytes, bytes.len() as u64, &Limits::DEFAULT).unwrap().shard().set_id
+            })
+            .collect();
+        assert_eq!(ids[0], ids[1]);
+        ids[0]
+    };
+    let id = set(1, Dtype::U8);
+    assert_eq!(id, set(1, Dtype::U8));
+    assert_ne!(id, set(2, Dtype::U8));
+    assert_ne!(id, set(1, Dtype::I8));
+    assert_ne!(id, [0; 16]);
+}
+
+/// The published vectors of FNV-1a, 128 bits.
+#[test]
+fn fnv128_is_itself() {
+    let hash = |bytes: &[u8]| {
+        let mut hash = Fnv128::new();
+        hash.update(bytes);
+        u128::from_be_bytes(hash.bytes())
+    };
+    assert_eq!(hash(b""), 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d);
+    assert_eq!(hash(b"a"), 0xd228_cb69_6f1a_8caf_7891_2b70_4e4a_8964);
+    assert_eq!(hash(b"foobar"), 0x343e_1662_793c_64bf_6f0d_3597_ba44_6f18);
+}
