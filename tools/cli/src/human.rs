@@ -21,6 +21,31 @@ pub fn bytes(bytes: u64) -> String {
     format!("{value:.decimals$} {}", UNITS[unit])
 }
 
+/// Reads a size: `4096`, `512 MiB`, `50GB`, `1.5T`; a letter alone is a power of 1024.
+///
+/// # Errors
+/// What is expected, for a text that is no size of at least one byte.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    const EXPECTED: &str = "expected bytes such as 4096, 512MiB, 50GB or 1.5T";
+    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let unit = unit.to_ascii_uppercase();
+    let mut letters = unit.strip_suffix('B').unwrap_or(&unit).chars();
+    let power = letters.next().map_or(Some(0), |letter| "KMGTP".find(letter).map(|at| at as i32 + 1));
+    let base: f64 = match letters.as_str() {
+        "I" => 1024.0,
+        "" if unit.ends_with('B') => 1000.0,
+        "" => 1024.0,
+        _ => return Err(EXPECTED.into()),
+    };
+    let bytes = number.trim().parse::<f64>().ok().zip(power).map(|(number, power)| number * base.powi(power));
+    match bytes {
+        // Exact as f64, and far more than any disk holds.
+        Some(bytes) if (1.0..2f64.powi(60)).contains(&bytes) => Ok(bytes as u64),
+        _ => Err(EXPECTED.into()),
+    }
+}
+
 /// `22,713,216`
 pub fn count(count: u64) -> String {
     let digits = count.to_string();
@@ -122,6 +147,26 @@ mod tests {
         ];
         for (value, text) in cases {
             assert_eq!(bytes(value), text, "{value}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_read() {
+        for (text, value) in [
+            ("1", 1),
+            ("4096", 4096),
+            ("12b", 12),
+            ("50GB", 50_000_000_000),
+            ("50 GB", 50_000_000_000),
+            ("512MiB", 512 << 20),
+            ("512m", 512 << 20),
+            ("1.5T", 3 << 39),
+            ("0.5kib", 512),
+        ] {
+            assert_eq!(parse_bytes(text), Ok(value), "{text}");
+        }
+        for text in ["", "0", "-1", "GB", "1 x", "1GBB", "1iB", "nan", "inf", "1e30", "0.1"] {
+            assert!(parse_bytes(text).is_err(), "{text}");
         }
     }
 
