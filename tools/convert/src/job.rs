@@ -18,6 +18,7 @@ use crate::plan::{Plan, plan};
 use crate::policy::{Reason, Rules};
 use crate::report::{Report, Row, TensorError};
 use crate::search::{Search, Shape, open_importance, vectors};
+use crate::source;
 
 /// Converts a source model to a container.
 ///
@@ -113,6 +114,12 @@ impl<W: Write + Seek> Job<'_, W> {
         output::check_interrupt()?;
         self.progress.work_on(&source.name);
         let failed = output::failed(self.common);
+        if source.code().is_some() {
+            let rows = self.model.planes(source, source::rows(source))?;
+            self.writer.write(&source.name, &source::in_file_order(&rows.planes())).map_err(failed)?;
+            self.progress.advance(source.byte_len());
+            return Ok(None);
+        }
         match (encoding, self.search) {
             (Encoding::Coded(_), Some((search, importance))) => {
                 let vectors = match importance {
@@ -120,10 +127,7 @@ impl<W: Write + Seek> Job<'_, W> {
                     None => None,
                 };
                 let matrix = self.quantize(source, search, vectors.as_ref())?;
-                let planes = matrix.planes();
-                // In file order; the layout has no plane where the code has none.
-                let mut planes = vec![planes.code, planes.local_scale, planes.super_scale, planes.cluster];
-                planes.retain(|plane| !plane.is_empty());
+                let planes = source::in_file_order(&matrix.planes());
                 self.writer.write(&source.name, &planes).map_err(failed)?;
                 let shape = Shape::of(source);
                 let energy = |vectors| energy(&self.weights, &shape, vectors);

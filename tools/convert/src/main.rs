@@ -15,6 +15,7 @@ mod policy;
 mod report;
 mod rounding;
 mod search;
+mod source;
 
 use std::io::{self, Write};
 

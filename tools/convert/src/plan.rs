@@ -8,6 +8,7 @@ use ccq_import::{Blob, Model, SourceTensor};
 use crate::args::Common;
 use crate::error::Error;
 use crate::policy::{Decision, Pattern, Rules};
+use crate::source;
 
 /// The program and version that containers name as their producer.
 const PRODUCER: &str = concat!("ccq-convert ", env!("CARGO_PKG_VERSION"));
@@ -35,7 +36,9 @@ pub struct Planned<'a> {
 impl Plan<'_> {
     /// The tensors that are going to be quantized.
     pub fn quantized(&self) -> impl Iterator<Item = &SourceTensor> {
-        let coded = |planned: &&Planned<'_>| planned.decision.encoding != Encoding::Raw;
+        let coded = |planned: &&Planned<'_>| {
+            planned.decision.encoding != Encoding::Raw && planned.source.code().is_none()
+        };
         self.tensors.iter().filter(coded).map(|planned| planned.source)
     }
 }
@@ -50,7 +53,7 @@ pub fn plan<'a>(model: &'a Model, rules: &Rules, common: &Common) -> Result<Plan
     let tensors: Vec<_> = model
         .tensors()
         .iter()
-        .map(|source| Planned { source, decision: rules.decide(&source.name, &source.shape, source.dtype) })
+        .map(|source| Planned { source, decision: source::decide(source, rules) })
         .collect();
     let specs = tensors.iter().map(|Planned { source, decision }| TensorSpec {
         name: source.name.clone(),
@@ -62,10 +65,8 @@ pub fn plan<'a>(model: &'a Model, rules: &Rules, common: &Common) -> Result<Plan
     for blob in model.blobs() {
         blobs.insert(blob.name.clone(), blob.read()?.len() as u64);
     }
-    let carried: Vec<_> =
-        model.metadata().iter().map(|(key, value)| (format!("safetensors.{key}"), value.as_str())).collect();
     let mut metadata: BTreeMap<_, _> =
-        carried.iter().map(|(key, value)| (key.as_str(), Value::String(value))).collect();
+        model.metadata().iter().map(|(key, value)| (key.as_str(), value.value())).collect();
     metadata.insert("ccq.producer", Value::String(PRODUCER));
     let contents = Contents { tensors: specs.collect(), blobs, metadata, shard: None };
     let layout =

@@ -66,6 +66,8 @@ pub struct Decision {
 pub enum Reason {
     /// What the tensor is.
     Role(Role),
+    /// The source has these codes already.
+    Source,
     /// `--encoding raw`.
     RawAsked,
     /// `--keep` with this pattern.
@@ -259,6 +261,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Role(role) => role.fmt(f),
+            Self::Source => f.write_str("as in the source"),
             Self::RawAsked => f.write_str("--encoding raw"),
             Self::Keep(pattern) => write!(f, "--keep {pattern}"),
             Self::Quantize(pattern) => write!(f, "--quantize {pattern}"),

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use ccq::format::Dtype;
 
 use crate::decode::DecodeError;
+use crate::fastdeploy::FastDeployError;
+use crate::fp8::Fp8Error;
 use crate::gguf::GgufError;
 
 /// Why a source model cannot be read.
@@ -23,7 +25,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The input is no regular file, or its name is not one this package reads.
-    #[error("{}: expected a .safetensors file, a .safetensors.index.json or a model folder; convert the model to safetensors first", file.display())]
+    #[error("{}: expected a .safetensors file, a .safetensors.index.json, a .gguf file or a model folder; convert the model to safetensors first", file.display())]
     UnknownInput {
         /// The input.
         file: PathBuf,
@@ -303,6 +305,56 @@ pub enum Error {
         tensor: String,
         /// Why not.
         source: DecodeError,
+    },
+    /// FastDeploy's tensors do not fit together.
+    #[error("{}: {source}", file.display())]
+    FastDeploy {
+        /// The model's folder or file.
+        file: PathBuf,
+        /// What is wrong with which tensor.
+        source: FastDeployError,
+    },
+    /// FP8 weights and scales do not fit together.
+    #[error("{}: {source}", file.display())]
+    Fp8 {
+        /// The file of the scales.
+        file: PathBuf,
+        /// What is wrong with which tensor.
+        source: Box<Fp8Error>,
+    },
+    /// A weight is too large for the dtype that the tensor has on record.
+    #[error("{}: tensor {tensor:?}: {value:e} at element {element} overflows {dtype}; quantize the tensor", file.display())]
+    Overflow {
+        /// The file.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The position of the element.
+        element: u64,
+        /// The exact value.
+        value: f32,
+        /// The dtype on record.
+        dtype: Dtype,
+    },
+    /// A tensor was named to be turned round that is no matrix of whole bytes, or quantized already.
+    #[error("{}: tensor {tensor:?} ({dtype} {shape:?}) cannot be transposed: expected two dimensions or more, and weights that are not quantized yet; name other tensors", file.display())]
+    CannotTranspose {
+        /// The file.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its dtype.
+        dtype: Dtype,
+        /// Its shape.
+        shape: Vec<u64>,
+    },
+    /// Planes were asked for of a tensor that has none.
+    #[error("{}: tensor {tensor:?} holds weights, not codes", file.display())]
+    NotCoded {
+        /// The file.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
     },
     /// Elements were asked for that the tensor does not have.
     #[error("{}: tensor {tensor:?} has {elements} elements, not {start}..{end}", file.display())]

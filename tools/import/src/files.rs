@@ -1,7 +1,8 @@
 //! Files: the memory map, and small files read whole.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::Path;
 
 use memmap2::Mmap;
@@ -39,6 +40,19 @@ pub(crate) fn read_whole(path: &Path, what: &'static str) -> Result<Vec<u8>, Err
         len if len > MAX_WHOLE_FILE => Err(too_large(len)),
         _ => Ok(bytes),
     }
+}
+
+/// Reads a part of a file, at most [`MAX_WHOLE_FILE`] bytes.
+pub(crate) fn read_range(path: &Path, range: Range<u64>, what: &'static str) -> Result<Vec<u8>, Error> {
+    let found = range.end.saturating_sub(range.start);
+    if found > MAX_WHOLE_FILE {
+        return Err(Error::TooLarge { file: path.into(), what, limit: MAX_WHOLE_FILE, found });
+    }
+    let mut file = open(path)?;
+    file.seek(SeekFrom::Start(range.start)).map_err(io_error(path))?;
+    let mut bytes = vec![0; usize::try_from(found).unwrap_or_default()];
+    file.read_exact(&mut bytes).map_err(io_error(path))?;
+    Ok(bytes)
 }
 
 /// An [`Error::Io`] about `path`.

@@ -1,6 +1,7 @@
 //! A model folder: which file holds the weights, and which other files belong to the model.
 
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
@@ -35,13 +36,15 @@ const BLOB_NAMES: &[&str] = &[
 /// The same, by ending: sentencepiece and tiktoken vocabularies (`tokenizer.model`, `qwen.tiktoken`).
 const BLOB_ENDINGS: &[&str] = &[".model", ".tiktoken"];
 
-/// A file of the model besides its weights, to be carried byte for byte.
+/// A file of the model besides its weights, or a part of the weights' file, to be carried byte for byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blob {
-    /// Its name in the model folder.
+    /// Its name in the model folder, or in a container.
     pub name: String,
-    /// Where it is.
+    /// The file it is in.
     pub path: PathBuf,
+    /// Where in the file; `None` for all of it.
+    pub range: Option<Range<u64>>,
 }
 
 impl Blob {
@@ -50,14 +53,17 @@ impl Blob {
     /// # Errors
     /// [`Error::Io`], and [`Error::TooLarge`] above 256 MiB.
     pub fn read(&self) -> Result<Vec<u8>, Error> {
-        files::read_whole(&self.path, "blob")
+        match &self.range {
+            None => files::read_whole(&self.path, "blob"),
+            Some(range) => files::read_range(&self.path, range.clone(), "blob"),
+        }
     }
 }
 
 /// A folder's files by their part in the model.
 #[derive(Debug)]
 pub(crate) struct Folder {
-    /// An index, or a single safetensors file.
+    /// An index, or a single safetensors or GGUF file.
     pub weights: PathBuf,
     /// Sorted by name.
     pub blobs: Vec<Blob>,
@@ -66,7 +72,7 @@ pub(crate) struct Folder {
 }
 
 /// Lists `folder` and decides where its weights are: in the index or `model.safetensors`, otherwise in the
-/// only safetensors file there is.
+/// only safetensors file there is, or the only GGUF file if there is none.
 pub(crate) fn read(folder: &Path) -> Result<Folder, Error> {
     let names = list(folder)?;
     let weights = folder.join(weights(folder, &names)?);
@@ -74,7 +80,7 @@ pub(crate) fn read(folder: &Path) -> Result<Folder, Error> {
     for name in names {
         let path = folder.join(&name);
         if is_blob(&name) && path.is_file() {
-            found.blobs.push(Blob { name, path });
+            found.blobs.push(Blob { name, path, range: None });
         } else if path != found.weights && !name.starts_with('.') {
             found.others.push(path);
         }
@@ -115,17 +121,30 @@ fn weights<'a>(folder: &Path, names: &'a [String]) -> Result<&'a str, Error> {
         (Some(only), None) | (None, Some(only)) => return Ok(only),
         (None, None) => {}
     }
-    let mut candidates = names.iter().filter(|name| is_weights(name));
-    match (candidates.next(), candidates.next()) {
+    let any = |test: fn(&str) -> bool| names.iter().filter(move |name| test(name));
+    let mut candidates = any(is_safetensors);
+    let found = match (candidates.next(), candidates.next()) {
+        (None, _) => {
+            let mut candidates = any(is_gguf);
+            (candidates.next(), candidates.next())
+        }
+        found => found,
+    };
+    match found {
         (None, _) => Err(Error::NoWeights { folder: folder.into() }),
         (Some(only), None) => Ok(only),
         (Some(first), Some(second)) => Err(ambiguous(first, second)),
     }
 }
 
-/// Whether a file may hold weights, going by its name.
-pub(crate) fn is_weights(name: &str) -> bool {
+/// Whether a file is in the safetensors format, or an index, going by its name.
+pub(crate) fn is_safetensors(name: &str) -> bool {
     name.ends_with(".safetensors") || is_index(name)
+}
+
+/// Whether a file is in llama.cpp's format, going by its name.
+pub(crate) fn is_gguf(name: &str) -> bool {
+    name.ends_with(".gguf")
 }
 
 /// Whether a file is an index, going by its name.

@@ -11,7 +11,9 @@
 //! they allocate and answer bad bytes with an error. Its file reader is not used: it copies tensors and has
 //! rules of its own about keys. Everything about places is checked here: counts against the length of the
 //! file, the alignment, and the data, which ggml wants in the order of the entries, each where the one before
-//! ends, without a hole, an overlap or anything behind the last. Only F32 tensors are read so far.
+//! ends, without a hole, an overlap or anything behind the last.
+
+mod source;
 
 use std::collections::HashSet;
 use std::io::Cursor;
@@ -22,16 +24,18 @@ use gguf_rs_lib::GGUFError;
 use gguf_rs_lib::format::constants::GGUF_MAX_METADATA_DECODED_SIZE;
 use gguf_rs_lib::format::header::{GGUFHeader, TensorInfo};
 use gguf_rs_lib::format::metadata::{Metadata, MetadataValue};
+use gguf_rs_lib::format::types::GGUFTensorType;
 
 use crate::error::{Error, NameProblem};
+use crate::ggml::{KNOWN, Type};
 use crate::header::name_problem;
+
+pub(crate) use self::source::{Source, source};
 
 /// What a GGUF file begins with.
 pub(crate) const MAGIC: &[u8; 4] = b"GGUF";
 const ALIGNMENT: &str = "general.alignment";
 const DEFAULT_ALIGNMENT: u64 = 32;
-/// ggml's number of the element type F32.
-const F32: u32 = 0;
 /// The shortest metadata pair: a key of one byte, a value of one.
 const MIN_PAIR: u64 = 14;
 /// The shortest tensor entry: a name of one byte, one dimension.
@@ -90,17 +94,33 @@ pub enum GgufError {
         /// The tensor.
         tensor: String,
     },
-    /// An element type that is not read.
-    #[error("tensor {tensor:?} has ggml type {found}, expected 0 (F32); write it again as F32")]
+    /// A type of elements or blocks that is not read.
+    #[error("tensor {tensor:?} has ggml type {found}, expected {expected}; write it again as one of these")]
     TensorType {
         /// The tensor.
         tensor: String,
-        /// Its type's number.
-        found: u32,
+        /// Its type, by ggml's name or number.
+        found: String,
+        /// The types that are read.
+        expected: &'static str,
     },
-    /// A dimension of zero, or a size that overflows.
+    /// A tensor's entry is not as the format says.
+    #[error("tensor {tensor:?}: {source}; the file is damaged")]
+    Entry {
+        /// The tensor.
+        tensor: String,
+        /// What is wrong.
+        source: GGUFError,
+    },
+    /// The file is one of several.
+    #[error("one of {count} files; join them first: llama-gguf-split --merge FIRST.gguf WHOLE.gguf")]
+    Split {
+        /// How many there are.
+        count: u64,
+    },
+    /// A dimension of zero, a row that is no whole number of blocks, or a size that overflows.
     #[error(
-        "tensor {tensor:?}: dimensions {dimensions:?}, expected none of zero and a product below 2^62; the file is damaged"
+        "tensor {tensor:?}: dimensions {dimensions:?}, expected none of zero, whole blocks and less than 2^62 bytes; the file is damaged"
     )]
     Dimensions {
         /// The tensor.
@@ -148,14 +168,17 @@ pub(crate) struct Contents {
     pub metadata: Metadata,
     /// In the order of their data.
     pub tensors: Vec<Entry>,
+    /// Where metadata and entries end.
+    pub header_end: u64,
 }
 
-/// A tensor of a GGUF file, of type F32.
+/// A tensor of a GGUF file.
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub name: String,
     /// Innermost first; none is zero.
     pub dimensions: Vec<u64>,
+    pub kind: Type,
     /// Its bytes, counted from the start of the file and within it.
     pub range: Range<usize>,
 }
@@ -180,12 +203,41 @@ fn read_bytes(bytes: &[u8]) -> Result<Contents, GgufError> {
     let memory = bytes.len().saturating_mul(EXPANSION).min(GGUF_MAX_METADATA_DECODED_SIZE);
     let metadata = Metadata::read_from_with_limits(&mut cursor, pairs, bytes.len(), memory)
         .map_err(|source| record("metadata", &cursor, source))?;
-    let infos = (0..tensors)
-        .map(|_| TensorInfo::read_from(&mut cursor).map_err(|source| record("tensor entry", &cursor, source)))
-        .collect::<Result<Vec<_>, _>>()?;
-    let place = Place::after(cursor.position(), len, alignment(&metadata)?);
+    let infos = (0..tensors).map(|_| tensor_info(bytes, &mut cursor)).collect::<Result<Vec<_>, _>>()?;
+    let header_end = cursor.position();
+    let place = Place::after(header_end, len, alignment(&metadata)?);
     let tensors = placed(infos, &place)?;
-    Ok(Contents { metadata, tensors })
+    Ok(Contents { metadata, tensors, header_end })
+}
+
+/// The next entry. The library's errors do not name the tensor, so its name is looked up again.
+fn tensor_info(bytes: &[u8], cursor: &mut Cursor<&[u8]>) -> Result<TensorInfo, GgufError> {
+    let start = cursor.position();
+    TensorInfo::read_from(cursor).map_err(|source| match name_and_type(bytes, start) {
+        Some((tensor, number)) if Type::from_number(number).is_none() => unread(tensor, number),
+        Some((tensor, _)) => GgufError::Entry { tensor, source },
+        None => {
+            let (what, offset, len) = ("tensor entry", cursor.position(), bytes.len() as u64);
+            GgufError::Record { what, offset, len, source }
+        }
+    })
+}
+
+fn unread(tensor: String, number: u32) -> GgufError {
+    let found = GGUFTensorType::from_u32(number);
+    let found = found.map_or(number.to_string(), |known| format!("{number} ({})", known.name()));
+    GgufError::TensorType { tensor, found, expected: KNOWN }
+}
+
+/// Name and type of the entry at `start`, if that much of it is there.
+fn name_and_type(bytes: &[u8], start: u64) -> Option<(String, u32)> {
+    let rest = bytes.get(usize::try_from(start).ok()?..)?;
+    let (len, rest) = rest.split_first_chunk()?;
+    let (name, rest) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*len)).ok()?)?;
+    let (rank, rest) = rest.split_first_chunk()?;
+    let dimensions = usize::try_from(u32::from_le_bytes(*rank)).ok()?.checked_mul(size_of::<u64>())?;
+    let number = rest.get(dimensions..)?.first_chunk()?;
+    Some((String::from_utf8(name.to_vec()).ok()?, u32::from_le_bytes(*number)))
 }
 
 fn alignment(metadata: &Metadata) -> Result<u64, GgufError> {
@@ -230,13 +282,13 @@ fn placed(infos: Vec<TensorInfo>, place: &Place) -> Result<Vec<Entry>, GgufError
         if !names.insert(tensor.clone()) {
             return Err(GgufError::DuplicateTensor { tensor });
         }
-        if tensor_type != F32 {
-            return Err(GgufError::TensorType { tensor, found: tensor_type });
-        }
+        let Some(kind) = Type::from_number(tensor_type) else {
+            return Err(unread(tensor, tensor_type));
+        };
         if offset != next {
             return Err(GgufError::Offset { tensor, expected: next, found: offset });
         }
-        let Some(after) = size(&dimensions).and_then(|size| offset.checked_add(size)) else {
+        let Some(after) = size(kind, &dimensions).and_then(|size| offset.checked_add(size)) else {
             return Err(GgufError::Dimensions { tensor, dimensions });
         };
         let Some(range) = place.range(offset, after) else {
@@ -244,7 +296,7 @@ fn placed(infos: Vec<TensorInfo>, place: &Place) -> Result<Vec<Entry>, GgufError
         };
         end = after;
         next = after.checked_next_multiple_of(place.alignment).unwrap_or(u64::MAX);
-        tensors.push(Entry { name: tensor, dimensions, range });
+        tensors.push(Entry { name: tensor, dimensions, kind, range });
     }
     // The padding behind the last tensor may be missing.
     match (end..=next).contains(&place.len) {
@@ -253,8 +305,10 @@ fn placed(infos: Vec<TensorInfo>, place: &Place) -> Result<Vec<Entry>, GgufError
     }
 }
 
-/// The bytes of an F32 tensor.
-fn size(dimensions: &[u64]) -> Option<u64> {
-    let product = |product: u64, &dimension: &u64| product.checked_mul(dimension).filter(|&size| size > 0);
-    dimensions.iter().try_fold(4, product)
+/// The bytes of a tensor.
+fn size(kind: Type, dimensions: &[u64]) -> Option<u64> {
+    let (row, rest) = dimensions.split_first()?;
+    let product = |product: u64, &dimension: &u64| product.checked_mul(dimension);
+    let rows = rest.iter().try_fold(1, product)?;
+    kind.bytes(*row, rows).filter(|&size| size > 0 && size < 1 << 62)
 }

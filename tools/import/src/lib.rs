@@ -1,8 +1,9 @@
 //! Source models as a stream of named tensors.
 //!
-//! [`Model::open`] takes a `.safetensors` file, an index (`model.safetensors.index.json`) or a model folder,
-//! checks everything that can be checked without reading weights, and hands out each tensor's name, shape,
-//! dtype and bytes. [`Importance`] holds what a calibration found each input channel to be worth. Nothing here
+//! [`Model::open`] takes a `.safetensors` file, an index (`model.safetensors.index.json`), a `.gguf` file or a
+//! model folder, checks everything that can be checked without reading weights, and hands out each tensor's
+//! name, shape, dtype and elements: plain ones, FP8 with scales, ggml's blocks, matrices stored the other way
+//! round, and FastDeploy's codes, which are handed out as planes as well. [`Importance`] holds what a calibration found each input channel to be worth. Nothing here
 //! quantizes, prints or writes.
 //!
 //! ```no_run
@@ -31,19 +32,33 @@
     )
 )]
 
+mod assemble;
+mod carried;
+mod config;
 mod decode;
 mod error;
+mod fastdeploy;
 mod files;
 mod folder;
+mod fp8;
+mod ggml;
 mod gguf;
 mod header;
 mod importance;
 mod index;
 mod model;
+mod read;
+mod tensor;
+mod transpose;
 
+pub use carried::Carried;
 pub use decode::{DecodeError, decode_f32, first_non_finite};
 pub use error::{Error, NameProblem};
+pub use fastdeploy::{FastDeployError, is_layer};
 pub use folder::Blob;
+pub use fp8::Fp8Error;
 pub use gguf::GgufError;
 pub use importance::{Calibration, Importance, ImportanceError, Vectors};
-pub use model::{Model, SourceTensor};
+pub use model::Model;
+pub use tensor::{CodedRows, SourceTensor};
+pub use transpose::{TRANSPOSED, Transpose};

@@ -1,71 +1,48 @@
-//! A source model: one safetensors file, or several behind an index.
+//! A source model: one file, or several behind an index.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use ccq::format::{Dtype, element_count};
 use memmap2::Mmap;
 
-use crate::decode;
+use crate::assemble::{Stored, assemble};
+use crate::carried::Carried;
+use crate::config::Config;
 use crate::error::Error;
 use crate::files::{self, io_error};
 use crate::folder::{self, Blob};
+use crate::gguf;
 use crate::header::{self, Contents};
 use crate::index::{self, Index};
+use crate::tensor::{Piece, SourceTensor};
+use crate::transpose::{TRANSPOSED, Transpose};
+
+/// The file that says how a folder's weights are stored.
+const CONFIG: &str = "config.json";
+/// What the keys of a safetensors file's `__metadata__` begin with in a container.
+const SAFETENSORS: &str = "safetensors.";
 
 /// An opened model: its tensors are checked and mapped, no weight has been read.
 #[derive(Debug)]
 pub struct Model {
-    shards: Vec<Shard>,
+    pub(crate) maps: Vec<Mmap>,
+    /// The file of each map.
+    files: Vec<PathBuf>,
     tensors: Vec<SourceTensor>,
-    metadata: BTreeMap<String, String>,
+    metadata: BTreeMap<String, Carried>,
     blobs: Vec<Blob>,
     input_files: Vec<PathBuf>,
     ignored_files: Vec<PathBuf>,
 }
 
-/// A tensor of a [`Model`]; [`Model::elements`] has its data.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SourceTensor {
-    /// Its name: not empty, no control characters.
-    pub name: String,
-    /// Its dimensions, outermost first; none for a scalar.
-    pub shape: Vec<u64>,
-    /// Its element type.
-    pub dtype: Dtype,
-    shard: usize,
-    range: Range<usize>,
-}
-
-impl SourceTensor {
-    /// How many elements it has.
-    pub fn element_count(&self) -> u64 {
-        // The header's reader has checked the product.
-        element_count(&self.shape).unwrap_or(0)
-    }
-
-    /// Bytes of all its elements as [`SourceTensor::dtype`] has them.
-    pub fn byte_len(&self) -> u64 {
-        self.dtype.tensor_bytes(&self.shape).unwrap_or(0)
-    }
-}
-
-#[derive(Debug)]
-struct Shard {
-    path: PathBuf,
-    map: Mmap,
-}
-
 impl Model {
-    /// Opens a `.safetensors` file, an index (`*.safetensors.index.json`) or a model folder.
+    /// Opens a `.safetensors` file, an index (`*.safetensors.index.json`), a `.gguf` file or a model folder.
     ///
-    /// - A file or an index is read by itself and has no blobs.
+    /// - A file or an index is read by itself; only a GGUF file has a blob, its header.
     /// - A folder holds `model.safetensors.index.json` with its shards, or `model.safetensors`, or one
-    ///   safetensors file of another name. Its configuration, tokenizer and chat template are its
-    ///   [`Model::blobs`]; what else lies there is in [`Model::ignored_files`].
+    ///   safetensors file of another name, or one GGUF file. Its configuration, tokenizer and chat template are
+    ///   its [`Model::blobs`]; what else lies there is in [`Model::ignored_files`]. Its config.json may say that
+    ///   some matrices are stored the other way round ([`Transpose`]).
     ///
     /// Costs time and memory in proportion to the headers. The files stay mapped: nobody may cut them short
     /// before the model is dropped.
@@ -73,19 +50,48 @@ impl Model {
     /// # Errors
     /// [`Error`], for anything that is not as the format, or the index, says.
     pub fn open(path: &Path) -> Result<Self, Error> {
+        Self::open_with(path, &Transpose::Rule(&|_| false))
+    }
+
+    /// The same, with a say in which matrices are turned round.
+    ///
+    /// # Errors
+    /// Those of [`Model::open`], and [`Error::CannotTranspose`].
+    pub fn open_with(path: &Path, transpose: &Transpose<'_>) -> Result<Self, Error> {
+        let mut files = Files::default();
+        let (mut blobs, mut others, mut config) = (Vec::new(), Vec::new(), Config::default());
         if path.is_dir() {
             let folder = folder::read(path)?;
-            let mut model = Self::open_file(&folder.weights)?;
-            model.input_files.extend(folder.blobs.iter().map(|blob| blob.path.clone()));
-            model.ignored_files = folder.others;
-            model.ignored_files.retain(|other| !model.input_files.contains(other));
-            model.blobs = folder.blobs;
-            return Ok(model);
+            files.open(&folder.weights)?;
+            if let Some(blob) = folder.blobs.iter().find(|blob| blob.name == CONFIG) {
+                config = Config::parse(&blob.read()?);
+            }
+            (blobs, others) = (folder.blobs, folder.others);
+        } else {
+            files.open(path)?;
         }
-        Self::open_file(path)
+        let Files { maps, paths, stored, gguf, mut metadata, mut input_files } = files;
+        input_files.extend(blobs.iter().map(|blob| blob.path.clone()));
+        others.retain(|other| !input_files.contains(other));
+
+        let mut tensors = assemble(stored, &paths, path, &config, transpose)?;
+        if let Some((header, more)) = gguf {
+            blobs.push(header);
+            blobs.sort_by(|a, b| a.name.cmp(&b.name));
+            tensors.extend(more);
+        }
+        let turned: Vec<_> =
+            tensors.iter().filter(|tensor| tensor.transposed).map(|t| t.name.as_str()).collect();
+        if !turned.is_empty() {
+            metadata.insert(TRANSPOSED.into(), Carried::String(turned.join("\n")));
+        }
+        Ok(Self { maps, files: paths, tensors, metadata, blobs, input_files, ignored_files: others })
     }
 
     /// Every tensor, sorted by the bytes of its name.
+    ///
+    /// Scales that belong to FP8 weights, and FastDeploy's scales and parameters, are no tensors of their own. A
+    /// model with tied embeddings has one tensor for both, and so does what is made of it.
     pub fn tensors(&self) -> &[SourceTensor] {
         &self.tensors
     }
@@ -96,55 +102,28 @@ impl Model {
         self.tensors.get(found)
     }
 
-    /// A range of the tensor's elements as [`SourceTensor::dtype`] has them: little-endian, row-major, at any
-    /// alignment. Borrowed where the file has them so.
-    ///
-    /// # Errors
-    /// [`Error::Elements`] for a range that is not the tensor's.
-    pub fn elements(&self, tensor: &SourceTensor, elements: Range<u64>) -> Result<Cow<'_, [u8]>, Error> {
-        let bits = tensor.dtype.bits();
-        let byte = |element: u64| usize::try_from(element.checked_mul(bits)? / 8).ok();
-        let range = byte(elements.start).zip(byte(elements.end));
-        let all = self.shards.get(tensor.shard).and_then(|shard| shard.map.get(tensor.range.clone()));
-        let found = all.zip(range).and_then(|(all, (start, end))| all.get(start..end));
-        found.map(Cow::Borrowed).ok_or_else(|| Error::Elements {
-            file: self.file(tensor).into(),
-            tensor: tensor.name.clone(),
-            start: elements.start,
-            end: elements.end,
-            elements: tensor.element_count(),
-        })
-    }
-
-    /// Decodes a range of the tensor's elements into `out`, replacing what it held.
-    ///
-    /// # Errors
-    /// [`Error::Decode`] for a dtype other than F32, F16 and BF16, [`Error::Elements`].
-    pub fn decode_f32(
-        &self,
-        tensor: &SourceTensor,
-        elements: Range<u64>,
-        out: &mut Vec<f32>,
-    ) -> Result<(), Error> {
-        let bytes = self.elements(tensor, elements)?;
-        decode::decode_f32(tensor.dtype, &bytes, out).map_err(|source| Error::Decode {
-            file: self.file(tensor).into(),
-            tensor: tensor.name.clone(),
-            source,
-        })
-    }
-
     /// The file that the tensor is in.
     pub fn file(&self, tensor: &SourceTensor) -> &Path {
-        self.shards.get(tensor.shard).map_or(Path::new(""), |shard| &shard.path)
+        self.files.get(tensor.storage.piece().file).map_or(Path::new(""), PathBuf::as_path)
     }
 
-    /// The files' `__metadata__`; where shards disagree about a key, that of the first shard by name.
-    pub fn metadata(&self) -> &BTreeMap<String, String> {
+    /// The file that a piece is in.
+    pub(crate) fn file_of(&self, piece: &Piece) -> PathBuf {
+        self.files.get(piece.file).cloned().unwrap_or_default()
+    }
+
+    /// Key-values to carry along, by the key that they have in a container.
+    ///
+    /// - `safetensors.KEY`: the files' `__metadata__`; where shards disagree about a key, that of the first shard
+    ///   by name;
+    /// - `gguf.KEY`: a GGUF file's metadata but for the arrays, which its header has;
+    /// - [`TRANSPOSED`]: the tensors that are turned round, one a line.
+    pub fn metadata(&self) -> &BTreeMap<String, Carried> {
         &self.metadata
     }
 
-    /// The files of the model folder to carry with the weights, sorted by name.
+    /// What to carry with the weights, sorted by name: files of the model folder, and of a GGUF file everything
+    /// but the weights, tokenizer included, as `gguf.header`.
     ///
     /// - `config.json`, `generation_config.json`;
     /// - the tokenizer: `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`,
@@ -169,37 +148,58 @@ impl Model {
     pub fn ignored_files(&self) -> &[PathBuf] {
         &self.ignored_files
     }
+}
 
-    /// Opens an index or a safetensors file.
-    fn open_file(path: &Path) -> Result<Self, Error> {
+/// The files of a model, being opened.
+#[derive(Default)]
+struct Files {
+    maps: Vec<Mmap>,
+    paths: Vec<PathBuf>,
+    /// Of safetensors files.
+    stored: Vec<Stored>,
+    /// Of a GGUF file.
+    gguf: Option<(Blob, Vec<SourceTensor>)>,
+    metadata: BTreeMap<String, Carried>,
+    input_files: Vec<PathBuf>,
+}
+
+impl Files {
+    /// Opens a file of weights or an index.
+    fn open(&mut self, path: &Path) -> Result<(), Error> {
         let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-        if !folder::is_weights(&name) {
+        if folder::is_gguf(&name) {
+            self.open_gguf(path)
+        } else if folder::is_index(&name) {
+            self.open_index(path)
+        } else if folder::is_safetensors(&name) {
+            self.add_shard(path)
+        } else {
             std::fs::metadata(path).map_err(io_error(path))?;
-            return Err(Error::UnknownInput { file: path.into() });
+            Err(Error::UnknownInput { file: path.into() })
         }
-        if folder::is_index(&name) {
-            return Self::open_index(path);
-        }
-        let mut model = Self::empty();
-        model.add_shard(path)?;
-        model.sort();
-        Ok(model)
     }
 
-    fn open_index(path: &Path) -> Result<Self, Error> {
+    fn open_gguf(&mut self, path: &Path) -> Result<(), Error> {
+        let map = files::map(path)?;
+        let gguf::Source { tensors, metadata, header } = gguf::source(path, &map)?;
+        self.metadata = metadata;
+        self.gguf = Some((header, tensors));
+        self.add(path, map);
+        Ok(())
+    }
+
+    fn open_index(&mut self, path: &Path) -> Result<(), Error> {
         let index = index::read(path)?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        let mut model = Self::empty();
         for shard in index.shards() {
             let file = folder.join(shard);
             if !file.is_file() {
                 let tensor = index.tensor_of(shard);
                 return Err(Error::MissingShard { index: path.into(), shard: shard.into(), tensor });
             }
-            model.add_shard(&file)?;
+            self.add_shard(&file)?;
         }
-        model.sort();
-        model.agree_with(path, &index)?;
+        self.agree_with(path, &index)?;
         // `read_dir` takes no empty path, which is the parent of a bare file name.
         let listed = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
         for shard in folder::shard_names(listed)? {
@@ -207,48 +207,38 @@ impl Model {
                 return Err(Error::UnlistedShard { index: path.into(), shard });
             }
         }
-        model.input_files.push(path.into());
-        Ok(model)
-    }
-
-    fn empty() -> Self {
-        Self {
-            shards: Vec::new(),
-            tensors: Vec::new(),
-            metadata: BTreeMap::new(),
-            blobs: Vec::new(),
-            input_files: Vec::new(),
-            ignored_files: Vec::new(),
-        }
+        self.input_files.push(path.into());
+        Ok(())
     }
 
     fn add_shard(&mut self, path: &Path) -> Result<(), Error> {
         let map = files::map(path)?;
         let Contents { tensors, metadata } = header::read(path, &map)?;
-        let shard = self.shards.len();
-        self.tensors.extend(tensors.into_iter().map(|entry| SourceTensor {
+        let file = self.maps.len();
+        self.stored.extend(tensors.into_iter().map(|entry| Stored {
             name: entry.name,
             shape: entry.shape,
             dtype: entry.dtype,
-            shard,
-            range: entry.range,
+            piece: Piece { file, range: entry.range },
         }));
         for (key, value) in metadata {
-            self.metadata.entry(key).or_insert(value);
+            self.metadata.entry(format!("{SAFETENSORS}{key}")).or_insert(Carried::String(value));
         }
-        self.shards.push(Shard { path: path.into(), map });
-        self.input_files.push(path.into());
+        self.add(path, map);
         Ok(())
     }
 
-    fn sort(&mut self) {
-        self.tensors.sort_by(|a, b| (&a.name, a.shard).cmp(&(&b.name, b.shard)));
+    fn add(&mut self, path: &Path, map: Mmap) {
+        self.maps.push(map);
+        self.paths.push(path.into());
+        self.input_files.push(path.into());
     }
 
     /// Every tensor is where the index says, and only there.
-    fn agree_with(&self, path: &Path, index: &Index) -> Result<(), Error> {
+    fn agree_with(&mut self, path: &Path, index: &Index) -> Result<(), Error> {
         let path = || path.to_path_buf();
-        for pair in self.tensors.windows(2) {
+        self.stored.sort_by(|a, b| (&a.name, a.piece.file).cmp(&(&b.name, b.piece.file)));
+        for pair in self.stored.windows(2) {
             if let [a, b] = pair
                 && a.name == b.name
             {
@@ -261,7 +251,7 @@ impl Model {
                 });
             }
         }
-        for tensor in &self.tensors {
+        for tensor in &self.stored {
             let (name, found) = (tensor.name.clone(), self.shard_name(tensor));
             match index.weight_map.get(&name) {
                 None => return Err(Error::UnlistedTensor { index: path(), tensor: name, shard: found }),
@@ -272,7 +262,9 @@ impl Model {
                 Some(_) => {}
             }
         }
-        match index.weight_map.iter().find(|(name, _)| self.tensor(name).is_none()) {
+        let is_there =
+            |name: &str| self.stored.binary_search_by(|tensor| tensor.name.as_str().cmp(name)).is_ok();
+        match index.weight_map.iter().find(|(name, _)| !is_there(name)) {
             None => Ok(()),
             Some((tensor, shard)) => {
                 Err(Error::MissingTensor { index: path(), tensor: tensor.clone(), shard: shard.clone() })
@@ -280,7 +272,9 @@ impl Model {
         }
     }
 
-    fn shard_name(&self, tensor: &SourceTensor) -> String {
-        self.file(tensor).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    fn shard_name(&self, tensor: &Stored) -> String {
+        let path = self.paths.get(tensor.piece.file);
+        let name = path.and_then(|path| path.file_name());
+        name.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }
 }

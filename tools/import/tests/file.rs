@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use ccq::format::Dtype;
-use ccq_import::{DecodeError, Error, Model, NameProblem, SourceTensor};
+use ccq_import::{Carried, DecodeError, Error, Model, NameProblem, SourceTensor};
 use proptest::prelude::*;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype as TheirDtype, SafeTensors};
@@ -75,7 +75,7 @@ fn what_the_safetensors_crate_writes_is_read_back() {
 
     let names: Vec<_> = model.tensors().iter().map(|tensor| tensor.name.as_str()).collect();
     assert_eq!(names, ["a.empty", "a.half", "m.scalar", "z.weight"]);
-    assert_eq!(model.metadata()["format"], "pt");
+    assert_eq!(model.metadata()["safetensors.format"], Carried::String("pt".into()));
     assert_eq!(model.input_files(), std::slice::from_ref(&input.path));
     assert!(model.blobs().is_empty() && model.ignored_files().is_empty());
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use ccq_import::{Error, Model};
+use ccq_import::{Carried, Error, Model};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use tempfile::TempDir;
@@ -57,7 +57,7 @@ fn a_sharded_model_opens_as_one() {
         assert_eq!(*model.elements(tensor, 0..1).unwrap(), [tensor.name.len() as u8]);
     }
     assert_eq!(model.file(model.tensor("bb").unwrap()), folder.path().join(TWO));
-    assert_eq!(model.metadata()["shard"], ONE);
+    assert_eq!(model.metadata()["safetensors.shard"], Carried::String(ONE.into()));
 
     let blobs: Vec<_> = model.blobs().iter().map(|blob| blob.name.as_str()).collect();
     assert_eq!(blobs, ["config.json", "tokenizer.json", "tokenizer.model"]);

@@ -381,7 +381,7 @@ fn places_in_a_gguf_file_are_checked() {
     let error = gguf_error(|gguf| gguf.pair("general.type", 8, &text("imatrix")), keep);
     assert!(matches!(error, GgufError::Record { what: "metadata", .. }), "{error}");
     let error = gguf_error(|gguf| gguf.tensor("w.counts", &[1; 5], &[1.0]), keep);
-    assert!(matches!(error, GgufError::Record { what: "tensor entry", .. }), "{error}");
+    assert!(matches!(error, GgufError::Entry { .. }), "{error}");
     let error = gguf_error(|gguf| gguf.pair("general.alignment", 4, &24u32.to_le_bytes()), keep);
     assert!(matches!(error, GgufError::Alignment { .. }), "{error}");
     for (kind, bad) in [(4, &[0, 0, 0, 0][..]), (4, &[3, 0, 0, 0]), (10, &[64, 0, 0, 0, 0, 0, 0, 0])] {
@@ -397,7 +397,7 @@ fn places_in_a_gguf_file_are_checked() {
         assert!(matches!(error, GgufError::Dimensions { .. }), "{error}");
     }
     let error = gguf_error(|gguf| gguf.tensor("v", &[1 << 40, 1 << 40], &[]), keep);
-    assert!(matches!(error, GgufError::Record { what: "tensor entry", .. }), "{error}");
+    assert!(matches!(error, GgufError::Entry { .. }), "{error}");
     let error = gguf_error(|gguf| gguf.tensor("v", &[1 << 40], &[]), keep);
     assert!(matches!(error, GgufError::OutOfBounds { end: 0x400_0000_0040, data: 64, .. }), "{error}");
 
@@ -406,7 +406,7 @@ fn places_in_a_gguf_file_are_checked() {
         [&width.to_le_bytes()[..], &kind.to_le_bytes(), &offset.to_le_bytes()].concat()
     };
     let error = gguf_error(same, |bytes| replace(bytes, &tail(2, 0, 0), &tail(2, 1, 0)));
-    assert!(matches!(error, GgufError::TensorType { found: 1, .. }), "{error}");
+    assert!(matches!(&error, GgufError::TensorType { found, .. } if found == "F16"), "{error}");
     for offset in [0, 16, 64] {
         let error = gguf_error(same, |bytes| replace(bytes, &tail(1, 0, 32), &tail(1, 0, offset)));
         assert!(matches!(error, GgufError::Offset { expected: 32, found, .. } if found == offset), "{error}");

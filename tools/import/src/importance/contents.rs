@@ -8,7 +8,9 @@ use ccq::format::Dtype;
 use gguf_rs_lib::format::metadata::{Metadata, MetadataValue};
 
 use super::error::ImportanceError;
-use crate::gguf;
+use crate::error::Error;
+use crate::ggml::Type;
+use crate::gguf::{self, GgufError};
 use crate::header;
 
 const KIND: &str = "general.type";
@@ -75,7 +77,7 @@ pub(super) fn safetensors(file: &Path, bytes: &[u8]) -> Result<Contents, Importa
 
 /// The sums and counts of an imatrix.
 pub(super) fn imatrix(file: &Path, bytes: &[u8]) -> Result<Contents, ImportanceError> {
-    let gguf::Contents { metadata, tensors } = gguf::read(file, bytes)?;
+    let gguf::Contents { metadata, tensors, .. } = gguf::read(file, bytes)?;
     let found = metadata.get(KIND).and_then(MetadataValue::as_str);
     if found != Some("imatrix") {
         return Err(ImportanceError::NotAnImatrix { file: file.into(), found: found.map(Into::into) });
@@ -85,6 +87,11 @@ pub(super) fn imatrix(file: &Path, bytes: &[u8]) -> Result<Contents, ImportanceE
     let mut ignored = Vec::new();
     let mut parts = BTreeMap::<String, Parts>::new();
     for tensor in tensors {
+        if tensor.kind != Type::Plain(Dtype::F32) {
+            let (tensor, found) = (tensor.name, tensor.kind.name().into());
+            let source = GgufError::TensorType { tensor, found, expected: "F32" };
+            return Err(Error::Gguf { file: file.into(), source }.into());
+        }
         let of = |suffix| tensor.name.strip_suffix(suffix).filter(|name| !name.is_empty()).map(String::from);
         if let Some(name) = of(SUMS) {
             parts.entry(name).or_default().sums = Some(tensor);
