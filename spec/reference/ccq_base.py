@@ -83,7 +83,8 @@ def parse_metadata(data, offset):
                 value = value.decode("utf-8")
             except UnicodeDecodeError:
                 raise FormatError("BadMetadata", "%s is not UTF-8" % quote(key), here) from None
-        need(kind == 5 or key not in ("ccq.part", "ccq.producer", "ccq.recipe"), "BadMetadata",
+        known = ("ccq.part", "ccq.producer", "ccq.recipe", "ccq.transposed")
+        need(kind == 5 or key not in known, "BadMetadata",
              "%s is not a string" % quote(key), here + 4)
         entries[key] = (VALUES[kind], value)
         previous, at = raw, end

@@ -31,7 +31,7 @@ pub enum Value<'a> {
 }
 
 /// Keys whose meaning the specification fixes; all of them hold strings.
-pub const KNOWN_STRING_KEYS: [&str; 3] = ["ccq.part", "ccq.producer", "ccq.recipe"];
+pub const KNOWN_STRING_KEYS: [&str; 4] = ["ccq.part", "ccq.producer", "ccq.recipe", "ccq.transposed"];
 
 impl Value<'_> {
     /// The identifier stored in an entry.

@@ -11,12 +11,15 @@ use clap::{CommandFactory, FromArgMatches, Parser};
 
 use crate::policy::{Pattern, Rules};
 use crate::search::Search;
+use crate::source::Reading;
 
 /// The encoding taken when none is asked for. It is what the format is for: 2.06 bits a weight, with less error
 /// than plain integers of that size; whoever needs less error asks for more bits by name.
 const DEFAULT: Family = Family::Ccq206;
 /// The encoding that stores source bytes.
 const RAW: &str = "raw";
+/// The one format to write besides safetensors.
+const FASTDEPLOY: &str = "fastdeploy";
 
 /// What both directions need.
 #[derive(Clone, Debug)]
@@ -31,6 +34,8 @@ pub struct Common {
     pub overwrite: bool,
     /// Whether the report is JSON.
     pub json: bool,
+    /// How a source model is read.
+    pub reading: Reading,
 }
 
 /// What to do.
@@ -48,6 +53,8 @@ pub enum Task {
         /// The dtype of quantized tensors; `None` for that of their source.
         dtype: Option<Dtype>,
     },
+    /// A container to a model folder for FastDeploy.
+    ToFastDeploy,
 }
 
 const LONG_ABOUT: &str = "\
@@ -79,10 +86,10 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 invalid input file, 130 interrupt
     after_help = AFTER_HELP
 )]
 struct Args {
-    /// A .safetensors file, a .safetensors.index.json or a model folder; or a .ccq file
+    /// A .safetensors file, a .safetensors.index.json, a .gguf file or a model folder; or a .ccq file
     input: PathBuf,
 
-    /// The file to write: .ccq, or .safetensors where INPUT is a .ccq file
+    /// The file to write: .ccq, or .safetensors where INPUT is a .ccq file; a folder with --to
     output: PathBuf,
 
     /// How projection weights are stored; the number is bits a weight [default: ccq-2.06]
@@ -118,6 +125,19 @@ struct Args {
     /// Quantize tensors whose names match, whatever they look like; --keep comes first; can be repeated
     #[arg(long, value_name = "PATTERN")]
     quantize: Vec<String>,
+
+    /// Turn matrices round whose names match and which the model stores as [.., in, out], besides those of the model
+    /// types that are known for it; can be repeated
+    #[arg(long, value_name = "PATTERN")]
+    transpose: Vec<String>,
+
+    /// Quantize weights again that a GGUF file has quantized already
+    #[arg(long)]
+    allow_requantize: bool,
+
+    /// The way back to another format than safetensors: `fastdeploy`, a model folder for its WINT2 backend
+    #[arg(long, value_name = "FORMAT", value_parser = [FASTDEPLOY])]
+    to: Option<String>,
 
     /// The way back: the dtype of quantized tensors, rounded to nearest even [default: the source's]
     #[arg(long, value_name = "DTYPE", value_parser = ["f32", "f16", "bf16"])]
@@ -161,7 +181,9 @@ type Refusal = (ErrorKind, String);
 impl Args {
     fn task(self) -> Result<(Common, Task), Refusal> {
         let container_in = has_extension(&self.input, "ccq");
-        let task = if has_extension(&self.output, "ccq") {
+        let task = if self.to.is_some() {
+            self.to_fastdeploy(container_in)?
+        } else if has_extension(&self.output, "ccq") {
             if container_in {
                 let message = "INPUT and OUTPUT are both .ccq: start from the source model";
                 return Err((ErrorKind::ValueValidation, message.into()));
@@ -174,24 +196,52 @@ impl Args {
                 let message = "OUTPUT is a .safetensors file: INPUT must be a .ccq file";
                 return Err((ErrorKind::ValueValidation, message.into()));
             }
-            let given = [
-                ("--encoding <NAME>", self.encoding.is_some()),
-                ("--group-size <N>", self.group_size.is_some()),
-                ("--quality <NAME>", self.quality.is_some()),
-                ("--method <NAME>", self.method.is_some()),
-                ("--importance <FILE>", self.importance.is_some()),
-                ("--keep <PATTERN>", !self.keep.is_empty()),
-                ("--quantize <PATTERN>", !self.quantize.is_empty()),
-            ];
-            self.refuse(&given, "does not apply to a .ccq input")?;
+            self.refuse_conversion()?;
             Task::Export { dtype: self.dtype.as_deref().and_then(dtype) }
         } else {
             let expected = if container_in { ".safetensors" } else { ".ccq" };
             let message = format!("OUTPUT {:?} must end in {expected}", self.output);
             return Err((ErrorKind::ValueValidation, message));
         };
+        let transpose = self.transpose.iter().map(|text| Pattern::new(text)).collect();
+        let reading = Reading { transpose, allow_requantize: self.allow_requantize };
         let Self { input, output, overwrite, json, .. } = self;
-        Ok((Common { input, output, threads: self.threads.map(usize::from), overwrite, json }, task))
+        let threads = self.threads.map(usize::from);
+        Ok((Common { input, output, threads, overwrite, json, reading }, task))
+    }
+
+    fn to_fastdeploy(&self, container_in: bool) -> Result<Task, Refusal> {
+        if !container_in {
+            let message = "--to fastdeploy writes a folder from a .ccq file: INPUT must be one";
+            return Err((ErrorKind::ValueValidation, message.into()));
+        }
+        if ["ccq", "safetensors", "gguf"].iter().any(|extension| has_extension(&self.output, extension)) {
+            let message = format!(
+                "--to fastdeploy writes a folder, but OUTPUT {:?} is called like a file",
+                self.output
+            );
+            return Err((ErrorKind::ValueValidation, message));
+        }
+        self.refuse_conversion()?;
+        let given = [("--dtype <DTYPE>", self.dtype.is_some()), ("--overwrite", self.overwrite)];
+        self.refuse(&given, "does not go with --to fastdeploy")?;
+        Ok(Task::ToFastDeploy)
+    }
+
+    /// Refuses what says how a source becomes a container.
+    fn refuse_conversion(&self) -> Result<(), Refusal> {
+        let given = [
+            ("--encoding <NAME>", self.encoding.is_some()),
+            ("--group-size <N>", self.group_size.is_some()),
+            ("--quality <NAME>", self.quality.is_some()),
+            ("--method <NAME>", self.method.is_some()),
+            ("--importance <FILE>", self.importance.is_some()),
+            ("--keep <PATTERN>", !self.keep.is_empty()),
+            ("--quantize <PATTERN>", !self.quantize.is_empty()),
+            ("--transpose <PATTERN>", !self.transpose.is_empty()),
+            ("--allow-requantize", self.allow_requantize),
+        ];
+        self.refuse(&given, "does not apply to a .ccq input")
     }
 
     fn refuse(&self, given: &[(&str, bool)], why: &str) -> Result<(), Refusal> {
@@ -276,7 +326,7 @@ mod tests {
     fn code_of(line: &str) -> String {
         match parsed(line).unwrap().1 {
             Task::Convert { rules, .. } => rules.code.map_or(RAW.into(), |code| code.to_string()),
-            Task::Export { .. } => panic!("{line} exports"),
+            other => panic!("{line}: {other:?}"),
         }
     }
 
@@ -324,6 +374,13 @@ mod tests {
             ("in.ccq out.safetensors --encoding raw", "--encoding <NAME> does not apply to a .ccq input"),
             ("in.ccq out.safetensors --group-size 64", "--group-size <N> does not apply"),
             ("in.ccq out.safetensors --keep x", "--keep <PATTERN> does not apply"),
+            ("in.ccq out.safetensors --allow-requantize", "--allow-requantize does not apply"),
+            ("in.ccq out.safetensors --transpose x", "--transpose <PATTERN> does not apply"),
+            ("in out --to fastdeploy", "INPUT must be one"),
+            ("in.ccq out.safetensors --to fastdeploy", "is called like a file"),
+            ("in.ccq out --to fastdeploy --overwrite", "--overwrite does not go with --to fastdeploy"),
+            ("in.ccq out --to fastdeploy --quality best", "--quality <NAME> does not apply to a .ccq input"),
+            ("in.ccq out --to paddle", "possible values: fastdeploy"),
         ] {
             let error = parsed(line).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");

@@ -8,6 +8,8 @@ use ccq::format::{Dtype, WriteError};
 use ccq_cli::Exit;
 use ccq_import::ImportanceError;
 
+use crate::export::fastdeploy::Unfit;
+
 /// Everything that ends the tool after the command line was understood.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -52,6 +54,22 @@ pub enum Error {
         file: PathBuf,
         /// The first such name.
         name: String,
+        /// How many more there are.
+        others: usize,
+    },
+    /// Weights that another format has quantized would be quantized again.
+    #[error(
+        "{}: tensor {tensor:?} is quantized already ({encoding}){}; to do it again adds errors to errors: start from the original weights, or give --allow-requantize",
+        input.display(),
+        match others { 0 => String::new(), 1 => ", and so is 1 more".into(), n => format!(", and so are {n} more") }
+    )]
+    Requantize {
+        /// The input.
+        input: PathBuf,
+        /// The first such tensor.
+        tensor: String,
+        /// What it is quantized as.
+        encoding: &'static str,
         /// How many more there are.
         others: usize,
     },
@@ -114,6 +132,22 @@ pub enum Error {
     OutputExists {
         /// The output.
         output: PathBuf,
+    },
+    /// The folder to be written exists.
+    #[error("{}: exists; choose another name for the folder", output.display())]
+    FolderExists {
+        /// The output.
+        output: PathBuf,
+    },
+    /// FastDeploy has no place for a tensor.
+    #[error("{}: tensor {tensor:?} cannot be stored the way FastDeploy does: {why}", file.display())]
+    Unfit {
+        /// The container.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Why not.
+        why: Unfit,
     },
     /// The output cannot be created, or not be given its name.
     #[error(transparent)]
@@ -188,6 +222,7 @@ impl Error {
     pub fn exit(&self) -> Exit {
         match self {
             Self::NoMatch { .. }
+            | Self::Requantize { .. }
             | Self::Import(ccq_import::Error::UnknownInput { .. })
             | Self::Importance(ImportanceError::UnknownInput { .. }) => Exit::Usage,
             Self::Import(ccq_import::Error::Io { .. })

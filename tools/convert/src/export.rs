@@ -4,8 +4,11 @@
 //! header is written first: every tensor's length follows from its shape and dtype. Quantized tensors then go by
 //! blocks of rows, so memory stays small however large they are.
 
-use std::collections::BTreeMap;
-use std::io::{BufWriter, Write};
+pub mod fastdeploy;
+mod turned;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, BufWriter, Write};
 use std::time::Instant;
 
 use ccq::format::{Dtype, Shard, Value};
@@ -38,16 +41,12 @@ pub fn export(common: &Common, dtype: Option<Dtype>) -> Result<Report, Error> {
     check_input(&common.input)?;
     let container = Container::open(&common.input).map_err(invalid)?;
     let index = container.index();
-    let shard = index.shard();
-    if shard != Shard::ALONE {
-        let (index, count) = (shard.index.saturating_add(1), shard.count);
-        return Err(Error::Shard { file: common.input.clone(), index, count });
-    }
+    check_whole(&container, common)?;
     if container.tensor(HEADER_METADATA).is_some() {
         return Err(Error::ReservedName { file: common.input.clone(), tensor: HEADER_METADATA });
     }
     let output = output::create(common, &[&common.input])?;
-    let tensors = plan(&container, dtype);
+    let tensors = plan(&container, dtype, &ccq_import::transposed(index.metadata()));
     let bytes_out: u64 = tensors.iter().map(|tensor| tensor.len).sum();
     let mut report = Report::new(common);
     report.left_out = container.blobs().map(|blob| blob.0.into()).collect();
@@ -59,21 +58,25 @@ pub fn export(common: &Common, dtype: Option<Dtype>) -> Result<Report, Error> {
     let progress = Progress::new(index.file_len().saturating_add(bytes_out));
     output::show_warnings(&report.warnings, &progress);
     verify(&container, &progress, &invalid)?;
-    let failed = |source: std::io::Error| output::failed(common)(source.into());
+    let failed = write_failed(common);
     let mut sink = BufWriter::new(Interruptible(output.file()));
-    write_header(&mut sink, &container, &tensors).map_err(failed)?;
+    write_header(&mut sink, metadata_texts(&container), tensors.iter().map(Planned::header))
+        .map_err(&failed)?;
     for planned in &tensors {
         check_interrupt()?;
         progress.work_on(planned.tensor.info().name());
         match planned.target {
+            _ if planned.turned => {
+                turned::write(&mut sink, planned, common, |bytes| progress.advance(bytes))?;
+            }
             None => {
-                sink.write_all(planned.tensor.raw().unwrap_or_default()).map_err(failed)?;
+                sink.write_all(planned.tensor.raw().unwrap_or_default()).map_err(&failed)?;
                 progress.advance(planned.len);
             }
             Some(target) => write_decoded(&mut sink, &planned.tensor, target, common, &progress)?,
         }
     }
-    sink.flush().map_err(failed)?;
+    sink.flush().map_err(&failed)?;
     drop(sink);
     report.total.bytes_in = file_len(&common.input);
     report.total.bytes_out = file_len(output.partial_path());
@@ -88,6 +91,39 @@ pub fn export(common: &Common, dtype: Option<Dtype>) -> Result<Report, Error> {
     Ok(report)
 }
 
+/// A container that is one of several holds a part of its model.
+fn check_whole(container: &Container<'_>, common: &Common) -> Result<(), Error> {
+    let shard = container.index().shard();
+    if shard != Shard::ALONE {
+        let (index, count) = (shard.index.saturating_add(1), shard.count);
+        return Err(Error::Shard { file: common.input.clone(), index, count });
+    }
+    Ok(())
+}
+
+fn write_failed(common: &Common) -> impl Fn(io::Error) -> Error {
+    let failed = output::failed(common);
+    move |source| failed(source.into())
+}
+
+/// The error of a weight, by row and column, that has no place in the target.
+fn overflow(
+    common: &Common,
+    tensor: &Tensor<'_>,
+    target: Target,
+    (row, column, value): (usize, usize, f32),
+) -> Error {
+    let info = tensor.info();
+    Error::Overflow {
+        file: common.input.clone(),
+        tensor: info.name().into(),
+        position: Position::new(info.shape(), row, column),
+        value,
+        dtype: target.dtype(),
+        advice: target.advice(),
+    }
+}
+
 /// A tensor of the file to be written.
 struct Planned<'a> {
     tensor: Tensor<'a>,
@@ -95,9 +131,17 @@ struct Planned<'a> {
     target: Option<Target>,
     dtype: Dtype,
     len: u64,
+    /// Whether the source has it the other way round.
+    turned: bool,
 }
 
 impl Planned<'_> {
+    fn header(&self) -> Header<'_> {
+        let info = self.tensor.info();
+        let shape = if self.turned { turned::stored_shape(info.shape()) } else { info.shape().to_vec() };
+        Header { name: info.name(), dtype: self.dtype, shape, len: self.len }
+    }
+
     fn row(&self) -> Row {
         let reason = self.target.map_or("as it was".into(), |_| format!("decoded to {}", self.dtype));
         Row::new(self.tensor.info(), self.dtype, self.len, &reason)
@@ -105,7 +149,11 @@ impl Planned<'_> {
 }
 
 /// Tensors in file order: wide elements first, so that all are aligned, then by name.
-fn plan<'a>(container: &'a Container<'_>, dtype: Option<Dtype>) -> Vec<Planned<'a>> {
+fn plan<'a>(
+    container: &'a Container<'_>,
+    dtype: Option<Dtype>,
+    transposed: &BTreeSet<String>,
+) -> Vec<Planned<'a>> {
     let planned = |tensor: Tensor<'a>| {
         let info = tensor.info();
         let target = tensor
@@ -116,7 +164,9 @@ fn plan<'a>(container: &'a Container<'_>, dtype: Option<Dtype>) -> Vec<Planned<'
             Some(target) => info.elements().saturating_mul(target.size() as u64),
             None => info.stored_bytes(),
         };
-        Planned { tensor, target, dtype, len }
+        let turned =
+            transposed.contains(info.name()) && info.shape().len() >= 2 && dtype.bits().is_multiple_of(8);
+        Planned { tensor, target, dtype, len, turned }
     };
     let mut tensors: Vec<_> = container.tensors().map(planned).collect();
     tensors.sort_by_key(|tensor| std::cmp::Reverse(tensor.dtype.bits()));
@@ -143,39 +193,46 @@ fn verify(
     Ok(())
 }
 
+/// What a safetensors header says of a tensor.
+struct Header<'a> {
+    name: &'a str,
+    dtype: Dtype,
+    shape: Vec<u64>,
+    len: u64,
+}
+
 /// A tensor's entry in the header.
 #[derive(Serialize)]
-struct Entry<'a> {
+struct Entry {
     dtype: &'static str,
-    shape: &'a [u64],
+    shape: Vec<u64>,
     data_offsets: [u64; 2],
 }
 
+/// The texts that a container has from a safetensors file's metadata.
+fn metadata_texts<'a>(container: &'a Container<'_>) -> BTreeMap<&'a str, &'a str> {
+    let text = |(key, value): (&'a str, Value<'a>)| match value {
+        Value::String(text) => Some((key.strip_prefix(METADATA)?, text)),
+        _ => None,
+    };
+    container.index().metadata().iter().filter_map(text).collect()
+}
+
 /// Writes the header's length and the header, padded with spaces to a multiple of eight bytes.
-fn write_header(
+fn write_header<'a>(
     sink: &mut impl Write,
-    container: &Container<'_>,
-    tensors: &[Planned<'_>],
-) -> std::io::Result<()> {
-    let metadata: BTreeMap<&str, &str> = container
-        .index()
-        .metadata()
-        .iter()
-        .filter_map(|(key, value)| match value {
-            Value::String(text) => Some((key.strip_prefix(METADATA)?, text)),
-            _ => None,
-        })
-        .collect();
+    metadata: BTreeMap<&str, &str>,
+    tensors: impl Iterator<Item = Header<'a>>,
+) -> io::Result<()> {
     let mut position = 0u64;
     let mut header = serde_json::Map::new();
     if !metadata.is_empty() {
         header.insert(HEADER_METADATA.into(), serde_json::to_value(metadata)?);
     }
-    for planned in tensors {
-        let info = planned.tensor.info();
-        let end = position.saturating_add(planned.len);
-        let entry = Entry { dtype: planned.dtype.name(), shape: info.shape(), data_offsets: [position, end] };
-        header.insert(info.name().into(), serde_json::to_value(entry)?);
+    for Header { name, dtype, shape, len } in tensors {
+        let end = position.saturating_add(len);
+        let entry = Entry { dtype: dtype.name(), shape, data_offsets: [position, end] };
+        header.insert(name.into(), serde_json::to_value(entry)?);
         position = end;
     }
     let mut text = serde_json::to_vec(&header)?;
@@ -200,7 +257,7 @@ fn write_decoded(
     for first in (0..rows).step_by(block_rows) {
         check_interrupt()?;
         let block = &mut block[..(rows - first).min(block_rows) * row_bytes];
-        let overflow = block.par_chunks_exact_mut(row_bytes).enumerate().map_init(
+        let failed = block.par_chunks_exact_mut(row_bytes).enumerate().map_init(
             || vec![0f32; in_features],
             |values, (row, out)| {
                 let row = first + row;
@@ -209,18 +266,10 @@ fn write_decoded(
                 target.round(values, out).err().map(|column| (row, column, values[column]))
             },
         );
-        if let Some((row, column, value)) = overflow.find_first(Option::is_some).flatten() {
-            let info = tensor.info();
-            return Err(Error::Overflow {
-                file: common.input.clone(),
-                tensor: info.name().into(),
-                position: Position::new(info.shape(), row, column),
-                value,
-                dtype: target.dtype(),
-                advice: target.advice(),
-            });
+        if let Some(weight) = failed.find_first(Option::is_some).flatten() {
+            return Err(overflow(common, tensor, target, weight));
         }
-        sink.write_all(block).map_err(|source| output::failed(common)(source.into()))?;
+        sink.write_all(block).map_err(write_failed(common))?;
         progress.advance(block.len() as u64);
     }
     Ok(())

@@ -27,7 +27,7 @@ use crate::source;
 pub fn convert(common: &Common, rules: &Rules, search: Option<&Search>) -> Result<Report, Error> {
     let start = Instant::now();
     output::check_input(&common.input)?;
-    let model = Model::open(&common.input)?;
+    let model = source::open(common)?;
     let plan = plan(&model, rules, common)?;
     let importance = match search {
         Some(search) => open_importance(search, &model, plan.quantized())?,

@@ -51,6 +51,7 @@ fn run(common: &Common, task: &Task) -> Result<Report, Error> {
     pool.install(|| match task {
         Task::Convert { rules, search } => job::convert(common, rules, search.as_ref()),
         Task::Export { dtype } => export::export(common, *dtype),
+        Task::ToFastDeploy => export::fastdeploy::export(common),
     })
 }
 

@@ -51,11 +51,19 @@ pub fn create<P: AsRef<Path>>(common: &Common, inputs: &[P]) -> Result<Output, E
     if output.is_dir() {
         return Err(Error::OutputIsFolder { output: output.clone() });
     }
-    if let Some(folder) = output.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.exists())
-    {
-        return Err(Error::NoFolder { folder: folder.into() });
-    }
+    check_folder(output)?;
     Output::create(output, common.overwrite).map_err(refused)
+}
+
+/// Checks that the folder that an output is to lie in exists.
+///
+/// # Errors
+/// `NoFolder`.
+pub fn check_folder(output: &Path) -> Result<(), Error> {
+    match output.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.exists()) {
+        Some(folder) => Err(Error::NoFolder { folder: folder.into() }),
+        None => Ok(()),
+    }
 }
 
 /// Gives the output its name, unless Ctrl-C came first.

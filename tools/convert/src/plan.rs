@@ -50,11 +50,13 @@ impl Plan<'_> {
 pub fn plan<'a>(model: &'a Model, rules: &Rules, common: &Common) -> Result<Plan<'a>, Error> {
     check_patterns(model, "--keep", &rules.keep, common)?;
     check_patterns(model, "--quantize", &rules.quantize, common)?;
+    check_patterns(model, "--transpose", &common.reading.transpose, common)?;
     let tensors: Vec<_> = model
         .tensors()
         .iter()
         .map(|source| Planned { source, decision: source::decide(source, rules) })
         .collect();
+    source::check(&tensors, common)?;
     let specs = tensors.iter().map(|Planned { source, decision }| TensorSpec {
         name: source.name.clone(),
         shape: source.shape.clone(),

@@ -61,4 +61,4 @@ pub use gguf::GgufError;
 pub use importance::{Calibration, Importance, ImportanceError, Vectors};
 pub use model::Model;
 pub use tensor::{CodedRows, SourceTensor};
-pub use transpose::{TRANSPOSED, Transpose};
+pub use transpose::{TRANSPOSED, Transpose, columns_to_rows, transposed};

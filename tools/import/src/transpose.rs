@@ -14,7 +14,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use ccq::format::Dtype;
+use ccq::format::{Dtype, Metadata, Value};
 
 use crate::config::Config;
 
@@ -29,6 +29,14 @@ pub enum Transpose<'a> {
 
 /// The key of a container's metadata that names the tensors which were turned round, one a line.
 pub const TRANSPOSED: &str = "ccq.transposed";
+
+/// The tensors that a container has the other way round than its source.
+pub fn transposed(metadata: &Metadata) -> BTreeSet<String> {
+    match metadata.get(TRANSPOSED) {
+        Some(Value::String(names)) => names.lines().map(String::from).collect(),
+        _ => BTreeSet::new(),
+    }
+}
 
 impl std::fmt::Debug for Transpose<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -101,7 +109,7 @@ fn is_other_way_round(config: &Config, name: &str, shape: &[u64]) -> bool {
 /// Writes columns of a row-major matrix of `width` elements a row as rows, `stride` bytes from one to the next.
 ///
 /// What the matrix does not have stays as it is in `out`.
-pub(crate) fn columns_to_rows(
+pub fn columns_to_rows(
     matrix: &[u8],
     width: usize,
     size: usize,

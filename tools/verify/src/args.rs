@@ -74,7 +74,7 @@ pub struct CheckArgs {
     /// The container to check
     #[arg(required = true)]
     file: Option<PathBuf>,
-    /// The model it was made from: a .safetensors file, its index or a model folder
+    /// The model it was made from: a .safetensors file, its index, a .gguf file or a model folder
     #[arg(long, value_name = "INPUT")]
     pub source: Option<PathBuf>,
     /// Print one JSON object; what is undefined is null

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use ccq::Container;
 use ccq::format::Encoding;
 use ccq_cli::{Exit, Progress, interrupted, printable, stdout_width};
-use ccq_import::{Model, SourceTensor};
+use ccq_import::{Model, SourceTensor, Transpose, transposed};
 use ccq_quantize::ErrorStats;
 use rayon::ThreadPoolBuilder;
 use rayon::prelude::*;
@@ -26,7 +26,10 @@ pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
     let file = args.file();
     failure::open(file)?;
     let container = Container::open(file).map_err(|error| Failure::container(file, &error))?;
-    let source = args.source.as_deref().map(Model::open).transpose();
+    // The source is read the way the container was made from it.
+    let turned = transposed(container.index().metadata());
+    let open = |path| Model::open_with(path, &Transpose::Exactly(&turned));
+    let source = args.source.as_deref().map(open).transpose();
     let source = source.map_err(|error| Failure::source(&error))?;
     let page = args.html.as_deref().map(|path| {
         let files = source.iter().flat_map(Model::input_files).map(PathBuf::as_path);
