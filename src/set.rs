@@ -26,9 +26,9 @@ const EXTENSION: &str = ".ccq";
 pub struct Set {
     /// In the order of their index.
     files: Vec<(PathBuf, Container<'static>)>,
-    /// File and place in it of every tensor, by name; of every blob likewise.
-    tensors: Vec<(usize, usize)>,
-    blobs: Vec<(usize, usize)>,
+    /// The file of every tensor, in ascending order of the names; of every blob likewise.
+    tensors: Vec<usize>,
+    blobs: Vec<usize>,
 }
 
 /// Why a set is refused, and which file of it is to blame.
@@ -66,11 +66,9 @@ impl Set {
     /// As [`Set::open`], about the set as a whole.
     pub fn new(files: Vec<(PathBuf, Container<'static>)>) -> Result<Self, SetError> {
         let files = in_order(files)?;
-        let tensors = sorted("tensor", &files, |container, at| {
-            container.index().tensors().nth(at).map(|tensor| tensor.name())
-        })?;
-        let blobs =
-            sorted("blob", &files, |container, at| container.index().blobs().nth(at).map(|blob| blob.name))?;
+        let tensors =
+            merged("tensor", &files, |container| container.tensors().map(|tensor| tensor.info().name()))?;
+        let blobs = merged("blob", &files, |container| container.blobs().map(|blob| blob.0))?;
         Ok(Self { files, tensors, blobs })
     }
 
@@ -81,7 +79,8 @@ impl Set {
 
     /// Tensors of all files in ascending order of their names.
     pub fn tensors(&self) -> impl Iterator<Item = Tensor<'_>> {
-        self.tensors.iter().filter_map(|&(file, at)| self.files.get(file)?.1.tensors().nth(at))
+        let mut files: Vec<_> = self.files().map(|(_, container)| container.tensors()).collect();
+        self.tensors.iter().filter_map(move |&file| files.get_mut(file)?.next())
     }
 
     /// The tensor of that name.
@@ -91,7 +90,8 @@ impl Set {
 
     /// Names and bytes of the model's own files, in ascending order of their names.
     pub fn blobs(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.blobs.iter().filter_map(|&(file, at)| self.files.get(file)?.1.blobs().nth(at))
+        let mut files: Vec<_> = self.files().map(|(_, container)| container.blobs()).collect();
+        self.blobs.iter().filter_map(move |&file| files.get_mut(file)?.next())
     }
 
     /// The bytes of the blob of that name.
@@ -225,35 +225,29 @@ fn in_order(mut files: Files) -> Result<Files, SetError> {
     Ok(files)
 }
 
-/// Files and places of what has a name, by name; none may be there twice.
-fn sorted(
+/// The file of each name, in ascending order of the names; none may be there twice. A file has its own in order, so
+/// this is enough to walk them all.
+fn merged<'a, Names: Iterator<Item = &'a str>>(
     what: &'static str,
-    files: &Files,
-    name: impl for<'a> Fn(&'a Container<'static>, usize) -> Option<&'a str>,
-) -> Result<Vec<(usize, usize)>, SetError> {
-    let count = |container: &Container<'static>| match what {
-        "tensor" => container.index().tensors().len(),
-        _ => container.index().blobs().len(),
+    files: &'a Files,
+    names: impl Fn(&'a Container<'static>) -> Names,
+) -> Result<Vec<usize>, SetError> {
+    let in_file = |(file, (_, container)): (usize, &'a (PathBuf, Container<'static>))| {
+        names(container).map(move |name| (name, file))
     };
-    let mut places: Vec<(usize, usize)> = (0..)
-        .zip(files)
-        .flat_map(|(file, (_, container))| (0..count(container)).map(move |at| (file, at)))
-        .collect();
-    let name_of =
-        |&(file, at): &(usize, usize)| files.get(file).and_then(|(_, container)| name(container, at));
-    places.sort_by(|a, b| name_of(a).cmp(&name_of(b)));
-    for pair in places.windows(2) {
-        if let [a, b] = pair
-            && name_of(a) == name_of(b)
+    let mut named: Vec<(&str, usize)> = files.iter().enumerate().flat_map(in_file).collect();
+    named.sort_unstable();
+    for pair in named.windows(2) {
+        if let [(a, first), (b, second)] = *pair
+            && a == b
         {
-            let path =
-                |place: &(usize, usize)| files.get(place.0).map(|file| file.0.clone()).unwrap_or_default();
-            let name = name_of(a).unwrap_or_default().into();
-            let fault = ShardFault::Repeated { what, name, other: path(a).display().to_string() };
-            return Err(SetError { file: path(b), source: Error::Shard { fault } });
+            let path = |file: usize| files.get(file).map(|file| file.0.clone()).unwrap_or_default();
+            let fault =
+                ShardFault::Repeated { what, name: a.into(), other: path(first).display().to_string() };
+            return Err(SetError { file: path(second), source: Error::Shard { fault } });
         }
     }
-    Ok(places)
+    Ok(named.into_iter().map(|(_, file)| file).collect())
 }
 
 #[cfg(test)]

@@ -205,8 +205,10 @@ impl Error {
             Self::BadMagic { .. } => 0,
             Self::UnsupportedVersion { .. } => offset_of!(Header, major) as u64,
             Self::Truncated { found, .. } => *found,
-            Self::Shard { fault: ShardFault::Index { .. } } => offset_of!(Header, shard_index) as u64,
-            Self::Shard { fault: ShardFault::SetId } => offset_of!(Header, set_id) as u64,
+            Self::Shard { fault: ShardFault::SetId | ShardFault::OtherSet { .. } } => {
+                offset_of!(Header, set_id) as u64
+            }
+            Self::Shard { .. } => offset_of!(Header, shard_index) as u64,
             Self::UnsupportedFeature { at, .. }
             | Self::Reserved { at }
             | Self::Checksum { at, .. }
