@@ -7,12 +7,13 @@
 //! padding to the alignment | data: each tensor padded to the alignment
 //! ```
 //!
-//! The records are decoded by `gguf-rs-lib`, whose readers of header, metadata and tensor entries bound what
-//! they allocate and answer bad bytes with an error. Its file reader is not used: it copies tensors and has
+//! The records are decoded by `gguf-rs-lib`, whose readers of header, metadata values and tensor entries bound
+//! what they allocate and answer bad bytes with an error. Its file reader is not used: it copies tensors and has
 //! rules of its own about keys. Everything about places is checked here: counts against the length of the
 //! file, the alignment, and the data, which ggml wants in the order of the entries, each where the one before
 //! ends, without a hole, an overlap or anything behind the last.
 
+mod pairs;
 mod source;
 
 use std::collections::HashSet;
@@ -21,15 +22,15 @@ use std::ops::Range;
 use std::path::Path;
 
 use gguf_rs_lib::GGUFError;
-use gguf_rs_lib::format::constants::GGUF_MAX_METADATA_DECODED_SIZE;
 use gguf_rs_lib::format::header::{GGUFHeader, TensorInfo};
-use gguf_rs_lib::format::metadata::{Metadata, MetadataValue};
+use gguf_rs_lib::format::metadata::MetadataValue;
 use gguf_rs_lib::format::types::GGUFTensorType;
 
 use crate::error::{Error, NameProblem};
 use crate::ggml::{KNOWN, Type};
 use crate::header::name_problem;
 
+pub(crate) use self::pairs::Metadata;
 pub(crate) use self::source::{Source, source};
 
 /// What a GGUF file begins with.
@@ -40,10 +41,6 @@ const DEFAULT_ALIGNMENT: u64 = 32;
 const MIN_PAIR: u64 = 14;
 /// The shortest tensor entry: a name of one byte, one dimension.
 const MIN_TENSOR: u64 = 33;
-/// Metadata in memory may take so many times the bytes of the file: a number of one byte becomes a value of 24,
-/// a pair of 14 an entry of 64.
-const EXPANSION: usize = 64;
-
 /// Why a GGUF file cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -73,6 +70,20 @@ pub enum GgufError {
         pairs: u64,
         /// The length of the file.
         found: u64,
+    },
+    /// The metadata would take too much memory.
+    #[error("more than {limit} bytes of metadata, up to {key:?}; the file is damaged")]
+    MetadataSize {
+        /// The key of the value that is too much.
+        key: String,
+        /// Bytes in memory at most.
+        limit: usize,
+    },
+    /// The file has a key of its metadata twice.
+    #[error("metadata key {key:?} appears twice; write the file again with unique keys")]
+    DuplicateKey {
+        /// The key.
+        key: String,
     },
     /// `general.alignment` is no power of two, or no u32.
     #[error("general.alignment is {found}, expected a power of two as u32; the file is damaged")]
@@ -191,18 +202,15 @@ pub(crate) fn read(file: &Path, bytes: &[u8]) -> Result<Contents, Error> {
 fn read_bytes(bytes: &[u8]) -> Result<Contents, GgufError> {
     let len = bytes.len() as u64;
     let mut cursor = Cursor::new(bytes);
-    let record = |what, cursor: &Cursor<&[u8]>, source| {
-        let offset = cursor.position();
+    let header = GGUFHeader::read_from(&mut cursor).map_err(|source| {
+        let (what, offset) = ("header", cursor.position());
         GgufError::Record { what, offset, len, source }
-    };
-    let header = GGUFHeader::read_from(&mut cursor).map_err(|source| record("header", &cursor, source))?;
+    })?;
     let (tensors, pairs) = (header.tensor_count, header.metadata_kv_count);
     if tensors > len / MIN_TENSOR || pairs > len / MIN_PAIR {
         return Err(GgufError::Counts { tensors, pairs, found: len });
     }
-    let memory = bytes.len().saturating_mul(EXPANSION).min(GGUF_MAX_METADATA_DECODED_SIZE);
-    let metadata = Metadata::read_from_with_limits(&mut cursor, pairs, bytes.len(), memory)
-        .map_err(|source| record("metadata", &cursor, source))?;
+    let metadata = pairs::read(&mut cursor, pairs)?;
     let infos = (0..tensors).map(|_| tensor_info(bytes, &mut cursor)).collect::<Result<Vec<_>, _>>()?;
     let header_end = cursor.position();
     let place = Place::after(header_end, len, alignment(&metadata)?);

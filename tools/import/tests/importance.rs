@@ -379,6 +379,8 @@ fn places_in_a_gguf_file_are_checked() {
         assert!(matches!(error, GgufError::Counts { .. }), "{error}");
     }
     let error = gguf_error(|gguf| gguf.pair("general.type", 8, &text("imatrix")), keep);
+    assert!(matches!(error, GgufError::DuplicateKey { .. }), "{error}");
+    let error = gguf_error(|gguf| gguf.pair("", 8, &text("imatrix")), keep);
     assert!(matches!(error, GgufError::Record { what: "metadata", .. }), "{error}");
     let error = gguf_error(|gguf| gguf.tensor("w.counts", &[1; 5], &[1.0]), keep);
     assert!(matches!(error, GgufError::Entry { .. }), "{error}");
@@ -386,7 +388,7 @@ fn places_in_a_gguf_file_are_checked() {
     assert!(matches!(error, GgufError::Alignment { .. }), "{error}");
     for (kind, bad) in [(4, &[0, 0, 0, 0][..]), (4, &[3, 0, 0, 0]), (10, &[64, 0, 0, 0, 0, 0, 0, 0])] {
         let error = gguf_error(|gguf| gguf.pair("general.alignment", kind, bad), keep);
-        assert!(matches!(error, GgufError::Record { what: "metadata", .. }), "{error}");
+        assert!(matches!(error, GgufError::Alignment { .. }), "{error}");
     }
     let error = gguf_error(|gguf| gguf.tensor("a\nb", &[1], &[1.0]), keep);
     assert!(matches!(error, GgufError::BadName { .. }), "{error}");

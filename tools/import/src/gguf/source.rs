@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use ccq::format::Dtype;
-use gguf_rs_lib::format::metadata::{Metadata, MetadataValue};
+use gguf_rs_lib::format::metadata::MetadataValue;
 
-use super::{Contents, Entry, GgufError, read_bytes};
+use super::{Contents, Entry, GgufError, Metadata, read_bytes};
 use crate::carried::Carried;
 use crate::error::Error;
 use crate::folder::Blob;
@@ -34,7 +34,7 @@ pub(crate) struct Source {
 pub(crate) fn source(file: &Path, bytes: &[u8]) -> Result<Source, Error> {
     let failed = |source| Error::Gguf { file: file.into(), source };
     let Contents { metadata, tensors, header_end } = read_bytes(bytes).map_err(failed)?;
-    if let Some(count) = metadata.get_u64(SPLIT).filter(|&count| count > 1) {
+    if let Some(count) = metadata.get(SPLIT).and_then(MetadataValue::as_u64).filter(|&count| count > 1) {
         return Err(failed(GgufError::Split { count }));
     }
     let mut tensors: Vec<_> = tensors.into_iter().map(tensor).collect();

@@ -5,12 +5,12 @@ use std::ops::Range;
 use std::path::Path;
 
 use ccq::format::Dtype;
-use gguf_rs_lib::format::metadata::{Metadata, MetadataValue};
+use gguf_rs_lib::format::metadata::MetadataValue;
 
 use super::error::ImportanceError;
 use crate::error::Error;
 use crate::ggml::Type;
-use crate::gguf::{self, GgufError};
+use crate::gguf::{self, GgufError, Metadata};
 use crate::header;
 
 const KIND: &str = "general.type";
