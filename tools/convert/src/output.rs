@@ -28,7 +28,7 @@ pub fn check_input(input: &Path) -> Result<(), Error> {
     let entries = folder.read_dir().ok().into_iter().flatten().flatten();
     let models = entries.map(|entry| entry.path()).filter(|path| {
         let extension = path.extension().and_then(OsStr::to_str);
-        matches!(extension, Some("safetensors" | "ccq"))
+        matches!(extension, Some("safetensors" | "gguf" | "ccq"))
     });
     Err(Error::NoInput { input: input.into(), other: models.min() })
 }

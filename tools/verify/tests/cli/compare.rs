@@ -237,3 +237,24 @@ fn a_real_layer_is_within_its_bounds() {
     let mse = number(&report["total"]["relative_mse"]);
     assert!((1e-6..=0.00013).contains(&mse), "{mse}");
 }
+
+/// A matrix that the source has the other way round is compared with the source's transpose.
+#[test]
+fn turned_matrices_are_compared_as_the_container_has_them() {
+    let (rows, columns) = (70, 128);
+    let theirs = Tensor::f32("h.0.attn.c_attn.weight", &[columns, rows], None);
+    let elements: Vec<&[u8]> = theirs.bytes.chunks(4).collect();
+    let turned = (0..rows * columns).flat_map(|at| elements[at % columns * rows + at / columns]);
+    let mut ours = Tensor { shape: vec![rows, columns], bytes: turned.copied().collect(), ..theirs.clone() };
+    for family in [None, Some(Family::Wint8)] {
+        ours.family = family;
+        let folder = Folder::new();
+        folder.source("source.safetensors", from_ref(&theirs));
+        folder.container_with("model.ccq", from_ref(&ours), &[("ccq.transposed", ours.name)]);
+        let report = folder.run(&[&AGAINST[..], &["--json"]].concat()).expect(0, &[]).json();
+        assert!(number(&tensor(&report, ours.name)["relative_mse"]) < 1e-3);
+        // Without the container's word, nothing is turned.
+        folder.container("model.ccq", from_ref(&ours));
+        folder.run(&AGAINST).expect(1, &["shape [70, 128], but the source has [128, 70]"]);
+    }
+}

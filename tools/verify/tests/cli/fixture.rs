@@ -99,6 +99,11 @@ impl Folder {
 
     /// Writes a container.
     pub fn container(&self, name: &str, tensors: &[Tensor]) {
+        self.container_with(name, tensors, &[]);
+    }
+
+    /// Writes a container with more metadata.
+    pub fn container_with(&self, name: &str, tensors: &[Tensor], more: &[(&str, &str)]) {
         let blob = b"{}";
         let contents = Contents {
             tensors: tensors.iter().map(spec).collect(),
@@ -108,7 +113,9 @@ impl Folder {
                 ("long", Value::String(TEXT)),
                 ("whole", Value::U64(3)),
             ]
-            .into(),
+            .into_iter()
+            .chain(more.iter().map(|&(key, text)| (key, Value::String(text))))
+            .collect(),
             shard: None,
         };
         let file = File::create(self.path(name)).unwrap();
