@@ -58,10 +58,11 @@ pub enum Task {
 }
 
 const LONG_ABOUT: &str = "\
-Converts a safetensors model to a .ccq file, or a .ccq file back to safetensors.
+Converts a safetensors or GGUF model to a .ccq file, or a .ccq file back to safetensors.
 
 Projection weights (2-D, and 3-D stacks of them) get the encoding. Embeddings, output heads, norms, biases, \
-routers, convolutions and all 1-D tensors stay raw: byte for byte as in the source. The report on standard output \
+routers, convolutions and all 1-D tensors stay raw: byte for byte as in the source, or in BF16 where that has FP8 with \
+scales, and in F16 where it has quantized blocks. FastDeploy's codes are copied. The report on standard output \
 names every tensor with its encoding and the reason.";
 
 const AFTER_HELP: &str = "\
@@ -74,6 +75,10 @@ Examples:
       these tensors stay raw
   ccq-convert model.ccq model.safetensors --dtype bf16
       the way back, for any framework that reads safetensors
+  ccq-convert model.Q8_0.gguf model.ccq --allow-requantize
+      from llama.cpp's format, whose weights have been quantized once already
+  ccq-convert model.ccq path/to/new/folder --to fastdeploy
+      experts in ccq-2.06 or ccq-2.5 as FastDeploy's WINT2 backend reads them
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 invalid input file, 130 interrupted";
 
@@ -81,7 +86,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 invalid input file, 130 interrupt
 #[command(
     name = "ccq-convert",
     version,
-    about = "Converts a safetensors model to a .ccq file, or a .ccq file back to safetensors",
+    about = "Converts a safetensors or GGUF model to a .ccq file, or a .ccq file back to safetensors",
     long_about = LONG_ABOUT,
     after_help = AFTER_HELP
 )]

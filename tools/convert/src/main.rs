@@ -1,4 +1,4 @@
-//! `ccq-convert`: safetensors models to `.ccq` files, and back.
+//! `ccq-convert`: safetensors and GGUF models to `.ccq` files, and back.
 //!
 //! ```text
 //! args -> plan (headers only: every tensor's encoding and reason) -> job (quantizes and writes) -> report

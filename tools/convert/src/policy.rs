@@ -3,9 +3,10 @@
 //! Projection weights get it: 2-D matrices, and 3-D stacks of them such as experts. What a name or a shape marks
 //! as something else stays raw, because it is small, or because errors in it cost much more than the bytes saved
 //! (embeddings, output heads, routers). Names follow the habits of transformers, the original LLaMA and
-//! DeepSeek releases, GPT-2, RWKV and Mamba.
+//! DeepSeek releases, GPT-2, RWKV, Mamba and llama.cpp.
 //!
-//! Matrices keep the orientation they are stored in: the last dimension is cut into groups, all others are rows.
+//! The last dimension is cut into groups, all others are rows; the importer has turned matrices that a model stores
+//! the other way round.
 //!
 //! A name such as `model.layers.0.mlp.gate.weight` is read from its end: `weight` is dropped, and what follows the
 //! last number (`mlp.gate`) says what the tensor is. So a model called `embedding_model` may still have
@@ -223,7 +224,8 @@ fn role_by_name(name: &str) -> Option<Role> {
         || (is(&["output", "proj_out"]) && !parts.iter().any(|part| is_number(part)))
     {
         Some(Role::OutputHead)
-    } else if is(&["gate", "wg", "gate_inp", "ffn_gate_inp", "shared_expert_gate"]) || any(&|p| p == "router")
+    } else if is(&["gate", "wg", "gate_inp", "ffn_gate_inp", "ffn_gate_inp_shexp", "shared_expert_gate"])
+        || any(&|p| p == "router")
     {
         Some(Role::Router)
     } else if last.contains("conv") {

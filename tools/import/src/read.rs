@@ -281,19 +281,22 @@ fn cut(values: &mut Vec<f32>, elements: Range<u64>, first: u64) {
 
 /// Values as bytes of F32, F16 or BF16, rounded to nearest even; or the place of the first that overflows.
 fn rounded(dtype: Dtype, values: &[f32]) -> Result<Vec<u8>, (u64, f32)> {
-    let infinite = |value: f32| match dtype {
-        Dtype::F16 => half::f16::from_f32(value).is_infinite(),
-        Dtype::Bf16 => half::bf16::from_f32(value).is_infinite(),
-        _ => false,
-    };
-    match (0..).zip(values).find(|(_, value)| value.is_finite() && infinite(**value)) {
-        Some((at, &value)) => Err((at, value)),
-        None => Ok(match dtype {
-            Dtype::F16 => values.iter().flat_map(|&value| half::f16::from_f32(value).to_le_bytes()).collect(),
-            Dtype::Bf16 => {
-                values.iter().flat_map(|&value| half::bf16::from_f32(value).to_le_bytes()).collect()
-            }
-            _ => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-        }),
+    match dtype {
+        Dtype::F16 => halves(values, |value| half::f16::from_f32(value).to_bits(), 0x7C00),
+        Dtype::Bf16 => halves(values, |value| half::bf16::from_f32(value).to_bits(), 0x7F80),
+        _ => Ok(values.iter().flat_map(|value| value.to_le_bytes()).collect()),
     }
+}
+
+/// Values of two bytes each, of which `infinity` are those of an infinity.
+fn halves(values: &[f32], round: impl Fn(f32) -> u16, infinity: u16) -> Result<Vec<u8>, (u64, f32)> {
+    let mut bytes = Vec::with_capacity(values.len().saturating_mul(2));
+    for (at, &value) in (0..).zip(values) {
+        let bits = round(value);
+        if bits & 0x7FFF == infinity && value.is_finite() {
+            return Err((at, value));
+        }
+        bytes.extend_from_slice(&bits.to_le_bytes());
+    }
+    Ok(bytes)
 }

@@ -44,8 +44,9 @@ fn error_of(folder: &TempDir) -> Error {
 fn a_sharded_model_opens_as_one() {
     let map = format!(r#""bb":"{TWO}","a":"{ONE}","ccc":"{ONE}""#);
     let folder = folder(&[(ONE, &["ccc", "a"]), (TWO, &["bb"])], Some(&map));
-    for name in ["tokenizer.json", "config.json", "README.md", ".gitattributes", "tokenizer.model", "LICENSE"]
-    {
+    let files =
+        ["tokenizer.json", "config.json", "README.md", ".gitattributes", "tokenizer.model", "LICENSE"];
+    for name in files.into_iter().chain(["generation_config.json", "chat_template.jinja"]) {
         write(&folder, name, name.as_bytes());
     }
     fs::create_dir(folder.path().join("1_Pooling")).unwrap();
@@ -60,11 +61,13 @@ fn a_sharded_model_opens_as_one() {
     assert_eq!(model.metadata()["safetensors.shard"], Carried::String(ONE.into()));
 
     let blobs: Vec<_> = model.blobs().iter().map(|blob| blob.name.as_str()).collect();
-    assert_eq!(blobs, ["config.json", "tokenizer.json", "tokenizer.model"]);
-    assert_eq!(model.blobs()[0].read().unwrap(), b"config.json");
+    let expected =
+        ["chat_template.jinja", "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model"];
+    assert_eq!(blobs, expected);
+    assert_eq!(model.blobs()[1].read().unwrap(), b"config.json");
     let paths = |names: &[&str]| names.iter().map(|name| folder.path().join(name)).collect::<Vec<_>>();
     assert_eq!(model.ignored_files(), paths(&["1_Pooling", "LICENSE", "README.md"]));
-    assert_eq!(model.input_files().len(), 6);
+    assert_eq!(model.input_files().len(), 8);
 
     // The index by itself is the same model, without blobs.
     let model = Model::open(&folder.path().join("model.safetensors.index.json")).unwrap();

@@ -204,6 +204,68 @@ fn other_architectures() {
     check(Role::Rank(4), &[("visual.merger.proj.weight", &[64, 3, 14, 14])]);
 }
 
+/// llama.cpp's names.
+#[test]
+fn gguf() {
+    check(
+        Role::Projection,
+        &[
+            ("blk.0.attn_q.weight", &[4096, 4096]),
+            ("blk.0.attn_qkv.weight", &[6144, 4096]),
+            ("blk.31.attn_output.weight", &[4096, 4096]),
+            ("blk.0.attn_kv_a_mqa.weight", &[576, 7168]),
+            ("blk.0.ffn_gate.weight", &[11008, 4096]),
+            ("blk.0.ffn_up.weight", &[11008, 4096]),
+            ("blk.0.ffn_down.weight", &[4096, 11008]),
+            ("blk.0.ffn_up_shexp.weight", &[2048, 7168]),
+            ("blk.0.ssm_in.weight", &[5120, 2560]),
+        ],
+    );
+    check(
+        Role::StackedProjections,
+        &[
+            ("blk.3.ffn_gate_exps.weight", &[256, 2048, 7168]),
+            ("blk.3.ffn_up_exps.weight", &[256, 2048, 7168]),
+            ("blk.3.ffn_down_exps.weight", &[256, 7168, 2048]),
+            ("blk.3.ffn_gate_up_exps.weight", &[32, 5760, 2880]),
+        ],
+    );
+    check(
+        Role::Router,
+        &[("blk.3.ffn_gate_inp.weight", &[256, 7168]), ("blk.3.ffn_gate_inp_shexp.weight", &[1, 2048])],
+    );
+    check(
+        Role::Embedding,
+        &[
+            ("token_embd.weight", &[128256, 4096]),
+            ("position_embd.weight", &[512, 384]),
+            ("per_layer_token_embd.weight", &[262144, 8960]),
+        ],
+    );
+    check(Role::OutputHead, &[("output.weight", &[128256, 4096]), ("cls.output.weight", &[2, 384])]);
+    check(
+        Role::Norm,
+        &[
+            ("output_norm.weight", &[4096]),
+            ("token_embd_norm.weight", &[384]),
+            ("blk.0.attn_norm.weight", &[4096]),
+            ("blk.0.ffn_norm.weight", &[4096]),
+            ("blk.0.attn_q_norm.weight", &[64, 128]),
+        ],
+    );
+    check(
+        Role::Bias,
+        &[
+            ("blk.0.attn_q.bias", &[4096]),
+            ("blk.3.exp_probs_b.bias", &[256]),
+            ("blk.3.ffn_up_exps.bias", &[32, 2880]),
+        ],
+    );
+    check(Role::Buffer, &[("rope_freqs.weight", &[64])]);
+    check(Role::Convolution, &[("blk.0.ssm_conv1d.weight", &[5120, 4])]);
+    check(Role::Recurrence, &[("blk.0.ssm_a", &[5120, 16])]);
+}
+
 fn rules(family: Family) -> Rules {
     Rules { code: family.default_code().ok(), keep: Vec::new(), quantize: Vec::new() }
 }
