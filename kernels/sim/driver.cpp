@@ -1,9 +1,10 @@
-// A CUDA driver without a GPU, for tests of the library's side: the functions that src/probe.rs lists, with the
+// A CUDA driver without a GPU, for tests of the library's side: the functions that src/api.rs lists, with the
 // simulated kernels behind them. Compiled to a libcuda.so that a test puts in front of the system's.
 //
 // Streams are lazy: copies and kernels run when the stream is synchronised and not before, so that memory which
 // is changed, read or freed too early shows. CCQ_SIM_DRIVER chooses a fault: no-device, stub, old-driver,
-// old-device, no-memory, no-pinned-memory, no-kernel. Built with CCQ_NO_KERNELS, cuLaunchKernel is missing.
+// old-device, no-memory, no-pinned-memory, no-kernel, no-launch, unknown-code. CCQ_SIM_MEMORY is the bytes that the
+// device has. Built with CCQ_NO_KERNELS, cuLaunchKernel is missing.
 #include <cstdlib>
 #include <cstring>
 #include <functional>
@@ -29,6 +30,8 @@ enum Result {
     STUB_LIBRARY = 34,
     NO_DEVICE = 100,
     NOT_FOUND = 500,
+    LAUNCH_FAILED = 719,
+    NEWER_THAN_ANY_LIST = 987654,
 };
 
 static bool fault(const char* name) {
@@ -61,15 +64,27 @@ static Result release(Address address) {
     return SUCCESS;
 }
 
+// Bytes that the device has, and has given away.
+static Size memory_bytes() {
+    const char* bytes = std::getenv("CCQ_SIM_MEMORY");
+    return bytes != nullptr ? std::strtoull(bytes, nullptr, 10) : Size{1} << 30;
+}
+static std::map<Address, Size> on_device;
+static Size used_bytes = 0;
+
+using Queue = std::vector<std::function<void()>>;
+
 struct Stream {
-    std::vector<std::function<void()>> queue;
+    Queue queue;
+    Queue* recording = nullptr;  // where work goes instead, while it is recorded
+    void push(std::function<void()> work) { (recording != nullptr ? *recording : queue).push_back(std::move(work)); }
 };
 
 static Result copy(void* to, const void* from, Size bytes, Stream* stream) {
     if (!within(reinterpret_cast<Address>(to), bytes) || !within(reinterpret_cast<Address>(from), bytes)) {
         return INVALID_VALUE;
     }
-    stream->queue.push_back([=] { std::memcpy(to, from, bytes); });
+    stream->push([=] { std::memcpy(to, from, bytes); });
     return SUCCESS;
 }
 
@@ -95,7 +110,12 @@ Result cuDeviceGet(int* device, int ordinal) {
 // Device 0 is too old, device 1 is not, unless the fault makes it so.
 Result cuDeviceGetAttribute(int* value, int attribute, int device) {
     const bool old = device == 0 || fault("old-device");
-    *value = attribute == 75 ? (old ? 7 : 9) : (old ? 5 : 0);
+    switch (attribute) {
+    case 38: *value = 1 << 14; break;  // the last-level cache
+    case 75: *value = old ? 7 : 9; break;
+    case 76: *value = old ? 5 : 0; break;
+    default: return INVALID_VALUE;
+    }
     return SUCCESS;
 }
 
@@ -105,7 +125,7 @@ Result cuDeviceGetName(char* name, int length, int device) {
 }
 
 Result cuDeviceTotalMem_v2(Size* bytes, int) {
-    *bytes = Size{1} << 30;
+    *bytes = memory_bytes();
     return SUCCESS;
 }
 
@@ -123,11 +143,13 @@ Result cuDevicePrimaryCtxRelease_v2(int) {
 Result cuCtxSetCurrent(void* context) { return context == &allocations ? SUCCESS : INVALID_VALUE; }
 
 Result cuStreamCreate(Stream** stream, unsigned) {
+    if (fault("unknown-code")) return NEWER_THAN_ANY_LIST;
     *stream = new Stream;
     return SUCCESS;
 }
 
 Result cuStreamSynchronize(Stream* stream) {
+    if (stream->recording != nullptr) std::abort();
     for (const auto& work : stream->queue) work();
     stream->queue.clear();
     return SUCCESS;
@@ -157,10 +179,20 @@ Result cuEventDestroy_v2(void* event) {
 }
 
 Result cuMemAlloc_v2(Address* address, Size bytes) {
-    return fault("no-memory") ? OUT_OF_MEMORY : allocate(address, bytes);
+    if (fault("no-memory") || used_bytes + bytes > memory_bytes()) return OUT_OF_MEMORY;
+    const Result result = allocate(address, bytes);
+    if (result == SUCCESS) {
+        on_device[*address] = bytes;
+        used_bytes += bytes;
+    }
+    return result;
 }
 
-Result cuMemFree_v2(Address address) { return release(address); }
+Result cuMemFree_v2(Address address) {
+    used_bytes -= on_device[address];
+    on_device.erase(address);
+    return release(address);
+}
 
 Result cuMemHostAlloc(void** memory, Size bytes, unsigned) {
     Address address = 0;
@@ -208,9 +240,10 @@ Result cuModuleGetFunction(void** function, std::string* module, const char* nam
 Result cuLaunchKernel(void* function, unsigned blocks, unsigned, unsigned, unsigned threads, unsigned, unsigned,
                       unsigned shared_bytes, Stream* stream, void** params, void**) {
     if (shared_bytes > 48 << 10 || blocks == 0) return INVALID_VALUE;
+    if (fault("no-launch")) return LAUNCH_FAILED;
     // Parameters are copied here, as the driver does; the largest has 256 bytes and lies in an enum that has more.
     std::vector<char> args(static_cast<char*>(params[0]), static_cast<char*>(params[0]) + 256);
-    stream->queue.push_back([=] {
+    stream->push([=] {
         const sim::Launch launch = {blocks, threads, shared_bytes, 0};
         reinterpret_cast<void (*)(const void*, const sim::Launch*)>(function)(args.data(), &launch);
     });
@@ -218,7 +251,44 @@ Result cuLaunchKernel(void* function, unsigned blocks, unsigned, unsigned, unsig
 }
 #endif
 
+// Work that is recorded, and recorded work: the same thing here.
+Result cuStreamBeginCapture_v2(Stream* stream, int) {
+    if (stream->recording != nullptr || !stream->queue.empty()) return INVALID_VALUE;
+    stream->recording = new Queue;
+    return SUCCESS;
+}
+
+Result cuStreamEndCapture(Stream* stream, Queue** graph) {
+    *graph = stream->recording;
+    stream->recording = nullptr;
+    return *graph == nullptr ? INVALID_VALUE : SUCCESS;
+}
+
+Result cuGraphInstantiateWithFlags(Queue** instance, const Queue* graph, unsigned long long) {
+    *instance = new Queue(*graph);
+    return SUCCESS;
+}
+
+Result cuGraphDestroy(Queue* graph) {
+    delete graph;
+    return SUCCESS;
+}
+
+Result cuGraphLaunch(Queue* instance, Stream* stream) {
+    for (const auto& work : *instance) stream->push(work);
+    return SUCCESS;
+}
+
+Result cuGraphExecDestroy(Queue* instance) {
+    delete instance;
+    return SUCCESS;
+}
+
+// What other simulated libraries queue work with.
+void ccq_sim_queue(Stream* stream, std::function<void()>* work) { stream->push(*work); }
+
 Result cuGetErrorName(int code, const char** name) {
+    if (code == NEWER_THAN_ANY_LIST) return INVALID_VALUE;
     *name = code == NOT_FOUND ? "CUDA_ERROR_NOT_FOUND" : "CUDA_ERROR_SIMULATED";
     return SUCCESS;
 }

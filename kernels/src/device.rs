@@ -1,16 +1,18 @@
 //! A device, and the three operations on it.
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use ccq::codec::Matrix;
 
 use crate::Error;
+use crate::cublas::Cublas;
 use crate::driver::{Context, DeviceMemory, Event, Module, Stream};
 use crate::operation::{Activations, Args, Dequantize, Gemv, KernelFile, Operation, Source, SquaredError};
 use crate::plan::{Element, Launch, RowError};
 use crate::probe::{self, DeviceInfo, Driver};
-use crate::stream;
+use crate::stream::{self, Pool};
 
 const DEQUANTIZE: &str = include_str!("../ptx/dequantize.ptx");
 const SQUARED_ERROR: &str = include_str!("../ptx/squared_error.ptx");
@@ -38,13 +40,20 @@ pub struct ErrorSums {
 }
 
 /// An opened device. The kernels of an operation are compiled by the driver when it is first used.
-#[derive(Debug)]
 pub struct Device {
     info: DeviceInfo,
+    // Dropped in this order: nothing runs any more when kernels go.
+    pool: Pool,
     dequantize: OnceLock<Module>,
     squared_error: OnceLock<Module>,
     gemv: OnceLock<Module>,
     context: Arc<Context>,
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Device").field("info", &self.info).finish_non_exhaustive()
+    }
 }
 
 impl Device {
@@ -69,9 +78,9 @@ impl Device {
             Selector::Any => first_usable(driver)?,
         };
         probe::usable(&info)?;
-        let context = Context::new(device)?;
+        let context = Context::new(driver.api(), device)?;
         let [dequantize, squared_error, gemv] = [const { OnceLock::new() }; 3];
-        Ok(Self { info, dequantize, squared_error, gemv, context })
+        Ok(Self { info, pool: Pool::default(), dequantize, squared_error, gemv, context })
     }
 
     /// What was opened.
@@ -122,40 +131,58 @@ impl Device {
         self.run(&mut operation)
     }
 
-    /// Uploads the input of an operation, whole, to launch it more than once.
+    /// Uploads the inputs of operations, whole, to launch them in turn again and again.
     ///
     /// # Errors
-    /// As [`Device::dequantize`]; the card's memory has to hold all of it.
-    pub fn resident<O: Operation>(&self, operation: O) -> Result<Resident<'_, O>, Error> {
-        Ok(Resident { device: self, inner: stream::Resident::new(&self.context, operation)? })
+    /// As [`Device::dequantize`]; the card's memory has to hold all of them. [`Error::MissingSymbol`] where the
+    /// driver is older than CUDA 11.4.
+    pub fn residents<O: Operation>(
+        &self,
+        operations: impl IntoIterator<Item = O>,
+    ) -> Result<Residents<'_, O>, Error> {
+        let launcher = |stream: &Stream, launch: &Launch, args: &Args| self.start(stream, launch, args);
+        let inner = stream::Residents::new(&self.context, operations, &launcher)?;
+        Ok(Residents { _device: self, inner })
     }
 
-    /// Bytes a second that a copy within the card's memory moves, read and written ones counted: the best of
+    /// Bytes a second that a copy within the card's memory moves, read and written ones counted: the median of
     /// `rounds` copies of `bytes` bytes.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::Driver`].
     pub fn copy_bandwidth(&self, bytes: usize, rounds: usize) -> Result<f64, Error> {
-        let stream = Stream::new(&self.context)?;
         let from = DeviceMemory::new(&self.context, bytes)?;
         let to = DeviceMemory::new(&self.context, bytes)?;
+        let stream = Stream::new(&self.context)?; // dropped first: its work ends before the memory goes
         let (begin, end) = (Event::new(&self.context)?, Event::new(&self.context)?);
-        let mut best = f64::INFINITY;
-        for _ in 0..rounds {
+        let mut times = Vec::new();
+        for _ in 0..rounds.max(1) {
             begin.record(&stream)?;
-            let copied = stream.copy(&from, &to, bytes).and_then(|()| end.record(&stream));
-            stream.synchronize()?; // before the memory can go
-            copied?;
-            best = best.min(begin.milliseconds_until(&end)?.into());
+            stream.copy(&from, &to, bytes)?;
+            end.record(&stream)?;
+            stream.synchronize()?;
+            times.push(f64::from(begin.milliseconds_until(&end)?));
         }
-        Ok(2.0 * bytes as f64 / (best * 1e-3))
+        times.sort_by(f64::total_cmp);
+        Ok(2.0 * bytes as f64 / (times[times.len() / 2] * 1e-3))
+    }
+
+    /// NVIDIA's library of dense products, to compare with.
+    ///
+    /// # Errors
+    /// [`Error::NoCublas`], [`Error::Cublas`].
+    pub fn cublas(&self) -> Result<Cublas<'_>, Error> {
+        Cublas::new(self, &self.context)
     }
 
     fn run(&self, operation: &mut dyn Operation) -> Result<f64, Error> {
-        stream::run(&self.context, operation, &|stream, launch, args| self.start(stream, launch, args))
+        stream::run(&self.context, &self.pool, operation, &|stream, launch, args| {
+            self.start(stream, launch, args)
+        })
     }
 
-    fn start(&self, stream: &Stream, launch: &Launch, args: &Args) -> Result<(), Error> {
+    /// Queues a kernel.
+    pub(crate) fn start(&self, stream: &Stream, launch: &Launch, args: &Args) -> Result<(), Error> {
         let module = self.module(args.file())?;
         // SAFETY: an operation pairs a kernel with its own arguments; what they point to is in the slot's memory
         // on the device, which is kept until the stream was synchronised.
@@ -177,26 +204,27 @@ impl Device {
     }
 }
 
-/// An operation whose input stays on the device, to be launched again and again.
-pub struct Resident<'d, O> {
-    device: &'d Device,
-    inner: stream::Resident<O>,
+/// Operations whose input stays on the device, to be launched again and again.
+pub struct Residents<'d, O> {
+    inner: stream::Residents<O>,
+    _device: &'d Device, // has the kernels
 }
 
-impl<O: Operation> Resident<'_, O> {
-    /// Runs the kernel once, on what was uploaded; returns the milliseconds it took.
+impl<O: Operation> Residents<'_, O> {
+    /// Runs the kernels of all operations once, one after another, on what was uploaded; returns the milliseconds
+    /// that they took together.
     ///
     /// # Errors
     /// [`Error::Driver`].
     pub fn launch(&self) -> Result<f64, Error> {
-        self.inner.launch(&|stream, launch, args| self.device.start(stream, launch, args))
+        self.inner.launch()
     }
 
-    /// Takes the output of the last launch, and gives the operation back.
+    /// Takes the outputs of the last launch, and gives the operations back.
     ///
     /// # Errors
-    /// [`Error::Driver`].
-    pub fn finish(self) -> Result<O, Error> {
+    /// [`Error::OutOfMemory`], [`Error::Driver`].
+    pub fn finish(self) -> Result<Vec<O>, Error> {
         self.inner.finish()
     }
 }
@@ -217,6 +245,12 @@ fn first_usable(driver: Driver) -> Result<(i32, DeviceInfo), Error> {
 mod tests {
     use super::*;
     use crate::plan::{DequantizeArgs, GemvArgs, SquaredErrorArgs};
+
+    #[test]
+    fn threads_share_a_device() {
+        fn shared<T: Send + Sync>() {}
+        shared::<Device>();
+    }
 
     /// The compiler of the kernels and the one of this library agree on the size of every parameter.
     #[test]

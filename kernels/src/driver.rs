@@ -3,34 +3,19 @@
 //! All of them belong to a [`Context`], which they keep alive. Copies and launches are ordered by their
 //! [`Stream`]; whoever hands memory to one keeps the memory until the stream was synchronised.
 
-use std::ffi::{CString, c_void};
+use std::ffi::{CString, c_int, c_void};
 use std::ptr;
 use std::sync::Arc;
 
 use cudarc::driver::sys;
 
+use crate::api::{Api, GraphApi};
 use crate::plan::{LANES, Launch, WARPS};
-use crate::{Error, Memory, probe};
-
-/// An error unless the call succeeded.
-pub(crate) fn check(call: &'static str, code: sys::CUresult) -> Result<(), Error> {
-    match code {
-        sys::CUresult::CUDA_SUCCESS => Ok(()),
-        code => Err(Error::Driver { call, code: code as u32, name: probe::error_name(code) }),
-    }
-}
-
-/// [`check`] for a call that allocates.
-fn check_memory(call: &'static str, code: sys::CUresult, memory: Memory, bytes: usize) -> Result<(), Error> {
-    match code {
-        sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Err(Error::OutOfMemory { memory, bytes }),
-        code => check(call, code),
-    }
-}
+use crate::{Error, Memory};
 
 /// A device's primary context.
-#[derive(Debug)]
 pub(crate) struct Context {
+    api: &'static Api,
     device: sys::CUdevice,
     context: sys::CUcontext,
 }
@@ -42,30 +27,35 @@ unsafe impl Sync for Context {}
 
 impl Context {
     /// Retains the primary context of a device of an initialised driver.
-    pub fn new(device: sys::CUdevice) -> Result<Arc<Self>, Error> {
+    pub fn new(api: &'static Api, device: sys::CUdevice) -> Result<Arc<Self>, Error> {
         let mut context = ptr::null_mut();
         // SAFETY: the device is the driver's own (probe), the pointer is to a live handle.
-        let code = unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, device) };
-        check_memory("cuDevicePrimaryCtxRetain", code, Memory::Device, 0)?;
-        Ok(Arc::new(Self { device, context }))
+        let code = unsafe { (api.cuDevicePrimaryCtxRetain)(&mut context, device) };
+        api.check("cuDevicePrimaryCtxRetain", code)?;
+        Ok(Arc::new(Self { api, device, context }))
     }
 
-    /// Makes it this thread's.
-    pub fn enter(&self) -> Result<(), Error> {
+    /// The driver's functions.
+    pub fn api(&self) -> &'static Api {
+        self.api
+    }
+
+    /// Makes it this thread's; returns the driver's functions.
+    pub fn enter(&self) -> Result<&'static Api, Error> {
         // SAFETY: the context is retained until it is dropped.
-        check("cuCtxSetCurrent", unsafe { sys::cuCtxSetCurrent(self.context) })
+        self.api.check("cuCtxSetCurrent", unsafe { (self.api.cuCtxSetCurrent)(self.context) })?;
+        Ok(self.api)
     }
 }
 
 impl Drop for Context {
     fn drop(&mut self) {
         // SAFETY: retained once, released once. A failure leaves nothing to be done.
-        unsafe { sys::cuDevicePrimaryCtxRelease_v2(self.device) };
+        unsafe { (self.api.cuDevicePrimaryCtxRelease_v2)(self.device) };
     }
 }
 
 /// Kernels compiled by the driver from PTX.
-#[derive(Debug)]
 pub(crate) struct Module {
     context: Arc<Context>,
     module: sys::CUmodule,
@@ -79,12 +69,12 @@ unsafe impl Sync for Module {}
 impl Module {
     /// Compiles PTX; the driver keeps the result in its cache.
     pub fn load(context: &Arc<Context>, ptx: &str) -> Result<Self, Error> {
-        context.enter()?;
+        let api = context.enter()?;
         let image = CString::new(ptx).expect("checked-in PTX without a zero byte");
         let mut module = ptr::null_mut();
         // SAFETY: a zero-terminated PTX text, which the driver has copied when it returns.
-        let code = unsafe { sys::cuModuleLoadData(&mut module, image.as_ptr().cast()) };
-        check_memory("cuModuleLoadData", code, Memory::Device, ptx.len())?;
+        let code = unsafe { (api.cuModuleLoadData)(&mut module, image.as_ptr().cast()) };
+        api.check_memory("cuModuleLoadData", code, Memory::Device, ptx.len())?;
         Ok(Self { context: context.clone(), module })
     }
 
@@ -97,17 +87,18 @@ impl Module {
         if launch.blocks == 0 {
             return Ok(());
         }
+        let api = self.context.api();
         let name = CString::new(launch.kernel.as_str()).expect("kernel names have no zero byte");
         let mut function = ptr::null_mut();
         let mut params = [args.cast_mut()];
         // SAFETY: the module is loaded; the driver copies the parameter before it returns, and the caller
         // guarantees its type and what it points to.
         unsafe {
-            check(
+            api.check(
                 "cuModuleGetFunction",
-                sys::cuModuleGetFunction(&mut function, self.module, name.as_ptr()),
+                (api.cuModuleGetFunction)(&mut function, self.module, name.as_ptr()),
             )?;
-            let code = sys::cuLaunchKernel(
+            let code = (api.cuLaunchKernel)(
                 function,
                 launch.blocks,
                 1,
@@ -120,7 +111,7 @@ impl Module {
                 params.as_mut_ptr(),
                 ptr::null_mut(),
             );
-            check("cuLaunchKernel", code)
+            api.check("cuLaunchKernel", code)
         }
     }
 }
@@ -128,33 +119,47 @@ impl Module {
 impl Drop for Module {
     fn drop(&mut self) {
         let _ = self.context.enter();
+        let api = self.context.api();
         // SAFETY: loaded once, unloaded once; the streams that ran it were synchronised before (Stream::drop).
-        unsafe { sys::cuModuleUnload(self.module) };
+        unsafe { (api.cuModuleUnload)(self.module) };
     }
 }
 
 /// A queue of copies and kernels.
-#[derive(Debug)]
 pub(crate) struct Stream {
     context: Arc<Context>,
     stream: sys::CUstream,
 }
 
+// SAFETY: a stream may be used from any thread.
+unsafe impl Send for Stream {}
+
 impl Stream {
     /// A new stream, independent of all others.
     pub fn new(context: &Arc<Context>) -> Result<Self, Error> {
         const NON_BLOCKING: u32 = 1;
-        context.enter()?;
+        let api = context.enter()?;
         let mut stream = ptr::null_mut();
         // SAFETY: the pointer is to a live handle; the context is this thread's.
-        check("cuStreamCreate", unsafe { sys::cuStreamCreate(&mut stream, NON_BLOCKING) })?;
+        api.check("cuStreamCreate", unsafe { (api.cuStreamCreate)(&mut stream, NON_BLOCKING) })?;
         Ok(Self { context: context.clone(), stream })
+    }
+
+    /// The driver's handle, valid as long as `self` is.
+    pub fn handle(&self) -> sys::CUstream {
+        self.stream
+    }
+
+    /// The context it is in.
+    pub fn context(&self) -> &Arc<Context> {
+        &self.context
     }
 
     /// Waits until everything queued is done.
     pub fn synchronize(&self) -> Result<(), Error> {
+        let api = self.context.api();
         // SAFETY: the stream is alive.
-        check("cuStreamSynchronize", unsafe { sys::cuStreamSynchronize(self.stream) })
+        api.check("cuStreamSynchronize", unsafe { (api.cuStreamSynchronize)(self.stream) })
     }
 
     /// Queues a copy of the first `bytes` bytes to the device.
@@ -162,10 +167,11 @@ impl Stream {
     /// # Safety
     /// Both outlive the copy, and the host's bytes do not change until the stream was synchronised.
     pub unsafe fn upload(&self, from: &Pinned, to: &DeviceMemory, bytes: usize) -> Result<(), Error> {
+        let api = self.context.api();
         assert!(bytes <= from.bytes && bytes <= to.bytes, "a copy within both buffers");
         // SAFETY: within both buffers (above); the caller keeps them.
-        let code = unsafe { sys::cuMemcpyHtoDAsync_v2(to.address, from.memory.cast(), bytes, self.stream) };
-        check("cuMemcpyHtoDAsync", code)
+        let code = unsafe { (api.cuMemcpyHtoDAsync_v2)(to.address, from.memory.cast(), bytes, self.stream) };
+        api.check("cuMemcpyHtoDAsync", code)
     }
 
     /// Queues a copy of `bytes` bytes, from `offset` of the device's memory on, to the front of the host's.
@@ -179,60 +185,127 @@ impl Stream {
         to: &mut Pinned,
         bytes: usize,
     ) -> Result<(), Error> {
+        let api = self.context.api();
         assert!(offset + bytes <= from.bytes && bytes <= to.bytes, "a copy within both buffers");
         let source = from.address + offset as u64;
         // SAFETY: within both buffers (above); the caller keeps them.
-        let code = unsafe { sys::cuMemcpyDtoHAsync_v2(to.memory.cast(), source, bytes, self.stream) };
-        check("cuMemcpyDtoHAsync", code)
+        let code = unsafe { (api.cuMemcpyDtoHAsync_v2)(to.memory.cast(), source, bytes, self.stream) };
+        api.check("cuMemcpyDtoHAsync", code)
     }
 
     /// Queues a copy of the first `bytes` bytes within the device. Both keep until the stream was synchronised:
     /// freeing waits for it.
     pub fn copy(&self, from: &DeviceMemory, to: &DeviceMemory, bytes: usize) -> Result<(), Error> {
+        let api = self.context.api();
         assert!(bytes <= from.bytes && bytes <= to.bytes, "a copy within both buffers");
         // SAFETY: within both buffers (above), which nothing on the host reads; freeing either waits.
-        let code = unsafe { sys::cuMemcpyDtoDAsync_v2(to.address, from.address, bytes, self.stream) };
-        check("cuMemcpyDtoDAsync", code)
+        let code = unsafe { (api.cuMemcpyDtoDAsync_v2)(to.address, from.address, bytes, self.stream) };
+        api.check("cuMemcpyDtoDAsync", code)
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
         let _ = self.context.enter();
+        let api = self.context.api();
         let _ = self.synchronize();
         // SAFETY: created once, destroyed once.
-        unsafe { sys::cuStreamDestroy_v2(self.stream) };
+        unsafe { (api.cuStreamDestroy_v2)(self.stream) };
+    }
+}
+
+/// Work that a stream was given once, to be done again and again.
+pub(crate) struct Graph {
+    context: Arc<Context>,
+    functions: &'static GraphApi,
+    graph: sys::CUgraphExec,
+}
+
+impl Graph {
+    /// Records what `queue` queues on the stream; nothing of it is done before [`Graph::launch`].
+    ///
+    /// # Errors
+    /// [`Error::MissingSymbol`] for old drivers, those of `queue` and of the driver.
+    pub fn record(stream: &Stream, queue: impl FnOnce() -> Result<(), Error>) -> Result<Self, Error> {
+        const RELAXED: c_int = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED as c_int;
+        let context = &stream.context;
+        let api = context.enter()?;
+        let functions = GraphApi::get(api)?;
+        let mut recorded = ptr::null_mut();
+        // SAFETY: the stream is alive.
+        let code = unsafe { (functions.cuStreamBeginCapture_v2)(stream.stream, RELAXED) };
+        api.check("cuStreamBeginCapture", code)?;
+        let queued = queue();
+        // SAFETY: the stream records since the call above, and the pointer is to a live handle.
+        let code = unsafe { (functions.cuStreamEndCapture)(stream.stream, &mut recorded) };
+        let recording = queued.and_then(|()| api.check("cuStreamEndCapture", code));
+        let mut graph = ptr::null_mut();
+        let done = recording.and_then(|()| {
+            // SAFETY: the graph was just recorded, and the pointer is to a live handle.
+            let code = unsafe { (functions.cuGraphInstantiateWithFlags)(&mut graph, recorded, 0) };
+            api.check("cuGraphInstantiate", code)
+        });
+        if !recorded.is_null() {
+            // SAFETY: recorded once, destroyed once; what was instantiated does not need it.
+            unsafe { (functions.cuGraphDestroy)(recorded) };
+        }
+        done?;
+        Ok(Self { context: context.clone(), functions, graph })
+    }
+
+    /// Queues the work.
+    ///
+    /// # Safety
+    /// What the work uses stays valid until the stream has been synchronised.
+    pub unsafe fn launch(&self, stream: &Stream) -> Result<(), Error> {
+        // SAFETY: both are alive; the caller keeps the rest.
+        let code = unsafe { (self.functions.cuGraphLaunch)(self.graph, stream.stream) };
+        self.context.api().check("cuGraphLaunch", code)
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        let _ = self.context.enter();
+        // SAFETY: instantiated once, destroyed once; the driver waits for what runs.
+        unsafe { (self.functions.cuGraphExecDestroy)(self.graph) };
     }
 }
 
 /// A point in a stream's queue, and when it was reached.
-#[derive(Debug)]
 pub(crate) struct Event {
     context: Arc<Context>,
     event: sys::CUevent,
 }
 
+// SAFETY: an event may be used from any thread.
+unsafe impl Send for Event {}
+
 impl Event {
     /// A new event.
     pub fn new(context: &Arc<Context>) -> Result<Self, Error> {
-        context.enter()?;
+        let api = context.enter()?;
         let mut event = ptr::null_mut();
         // SAFETY: the pointer is to a live handle; the context is this thread's.
-        check("cuEventCreate", unsafe { sys::cuEventCreate(&mut event, 0) })?;
+        api.check("cuEventCreate", unsafe { (api.cuEventCreate)(&mut event, 0) })?;
         Ok(Self { context: context.clone(), event })
     }
 
     /// Marks the end of what the stream has queued.
     pub fn record(&self, stream: &Stream) -> Result<(), Error> {
+        let api = self.context.api();
         // SAFETY: both are alive.
-        check("cuEventRecord", unsafe { sys::cuEventRecord(self.event, stream.stream) })
+        api.check("cuEventRecord", unsafe { (api.cuEventRecord)(self.event, stream.stream) })
     }
 
     /// Milliseconds from this event to a later one, once both were reached.
     pub fn milliseconds_until(&self, end: &Self) -> Result<f32, Error> {
+        let api = self.context.api();
         let mut time = 0.0;
         // SAFETY: both are alive, the pointer is to a live float.
-        check("cuEventElapsedTime", unsafe { sys::cuEventElapsedTime(&mut time, self.event, end.event) })?;
+        api.check("cuEventElapsedTime", unsafe {
+            (api.cuEventElapsedTime)(&mut time, self.event, end.event)
+        })?;
         Ok(time)
     }
 }
@@ -240,13 +313,13 @@ impl Event {
 impl Drop for Event {
     fn drop(&mut self) {
         let _ = self.context.enter();
+        let api = self.context.api();
         // SAFETY: created once, destroyed once.
-        unsafe { sys::cuEventDestroy_v2(self.event) };
+        unsafe { (api.cuEventDestroy_v2)(self.event) };
     }
 }
 
 /// Memory of the device, at a multiple of 256 bytes.
-#[derive(Debug)]
 pub(crate) struct DeviceMemory {
     context: Arc<Context>,
     address: sys::CUdeviceptr,
@@ -256,12 +329,12 @@ pub(crate) struct DeviceMemory {
 impl DeviceMemory {
     /// Allocates at least one byte.
     pub fn new(context: &Arc<Context>, bytes: usize) -> Result<Self, Error> {
-        context.enter()?;
+        let api = context.enter()?;
         let bytes = bytes.max(1);
         let mut address = 0;
         // SAFETY: the pointer is to a live address; the context is this thread's.
-        let code = unsafe { sys::cuMemAlloc_v2(&mut address, bytes) };
-        check_memory("cuMemAlloc", code, Memory::Device, bytes)?;
+        let code = unsafe { (api.cuMemAlloc_v2)(&mut address, bytes) };
+        api.check_memory("cuMemAlloc", code, Memory::Device, bytes)?;
         Ok(Self { context: context.clone(), address, bytes })
     }
 
@@ -274,28 +347,31 @@ impl DeviceMemory {
 impl Drop for DeviceMemory {
     fn drop(&mut self) {
         let _ = self.context.enter();
+        let api = self.context.api();
         // SAFETY: allocated once, freed once; the driver waits for kernels that use it.
-        unsafe { sys::cuMemFree_v2(self.address) };
+        unsafe { (api.cuMemFree_v2)(self.address) };
     }
 }
 
 /// Page-locked memory of the host, zeroed at first.
-#[derive(Debug)]
 pub(crate) struct Pinned {
     context: Arc<Context>,
     memory: *mut u8,
     bytes: usize,
 }
 
+// SAFETY: page-locked memory is reached, and freed, from any thread of its context; whoever has `self` owns it.
+unsafe impl Send for Pinned {}
+
 impl Pinned {
     /// Allocates at least one byte.
     pub fn new(context: &Arc<Context>, bytes: usize) -> Result<Self, Error> {
-        context.enter()?;
+        let api = context.enter()?;
         let bytes = bytes.max(1);
         let mut memory = ptr::null_mut();
         // SAFETY: the pointer is to a live pointer; the context is this thread's.
-        let code = unsafe { sys::cuMemHostAlloc(&mut memory, bytes, 0) };
-        check_memory("cuMemHostAlloc", code, Memory::Pinned, bytes)?;
+        let code = unsafe { (api.cuMemHostAlloc)(&mut memory, bytes, 0) };
+        api.check_memory("cuMemHostAlloc", code, Memory::Pinned, bytes)?;
         let memory = memory.cast::<u8>();
         // SAFETY: as many bytes were just allocated.
         unsafe { memory.write_bytes(0, bytes) };
@@ -318,7 +394,8 @@ impl Pinned {
 impl Drop for Pinned {
     fn drop(&mut self) {
         let _ = self.context.enter();
+        let api = self.context.api();
         // SAFETY: allocated once, freed once; its streams were synchronised (stream.rs drops them first).
-        unsafe { sys::cuMemFreeHost(self.memory.cast()) };
+        unsafe { (api.cuMemFreeHost)(self.memory.cast()) };
     }
 }

@@ -56,23 +56,40 @@ pub enum Error {
         found: (i32, i32),
     },
     /// Memory ran out.
-    #[error("out of {} memory: {bytes} bytes were asked for; free some, or use the CPU",
-        match memory { Memory::Device => "the GPU's", Memory::Pinned => "page-locked" })]
+    #[error("out of {} memory{}; free some, or use the CPU",
+        match memory { Memory::Device => "the GPU's", Memory::Pinned => "page-locked" },
+        if *bytes > 0 { format!(": {bytes} bytes were asked for") } else { String::new() })]
     OutOfMemory {
         /// Which.
         memory: Memory,
-        /// What was asked for.
+        /// What was asked for; 0 where a call does not say.
         bytes: usize,
     },
     /// A call of the driver failed.
-    #[error("{call} failed with CUDA error {code} ({name})")]
+    #[error("{call} failed with CUDA error {code} ({name}): see NVIDIA's list of errors, or use the CPU")]
     Driver {
         /// The call.
         call: &'static str,
-        /// The driver's code.
-        code: u32,
+        /// The driver's code, be it one that this library knows or not.
+        code: i32,
         /// The driver's name for it.
         name: String,
+    },
+    /// cuBLAS is not there.
+    #[error(
+        "{why}: put the folder of libcublas.so.13 or libcublas.so.12 on the loader's path (LD_LIBRARY_PATH)"
+    )]
+    NoCublas {
+        /// What the loader, or the library, said.
+        why: String,
+    },
+    /// A call of cuBLAS failed.
+    #[error("{call} failed with cuBLAS status {code}: see NVIDIA's list of statuses")]
+    Cublas {
+        /// The call.
+        call: &'static str,
+        /// Its status.
+        code: i32,
     },
     /// The matrix is larger than kernels can index.
     #[error("a matrix of {rows} x {in_features} weights is too large for the kernels: use the CPU")]

@@ -18,14 +18,18 @@
 //! |---|---|
 //! | [`plan`] | which kernel, with which arguments, for which matrix; no device |
 //! | [`operation`] | what blocks of rows carry to a device and back; no device |
+//! | `api` | the driver's functions and their codes |
 //! | `probe` | whether there is a driver, and which devices it has |
-//! | `driver` | memory, streams, modules: what is freed when it is dropped |
+//! | `driver` | memory, streams, modules, graphs: what is freed when it is dropped |
 //! | `stream` | a matrix in blocks of rows through two pinned buffers, copies beside kernels |
 //! | `device` | [`Device`]: the three operations |
+//! | `cublas` | [`Cublas`]: dense products, for benches to compare with |
 //!
 //! The kernels are in `cu/`, compiled to PTX in `ptx/`, which this library carries and the driver compiles.
 #![allow(unsafe_code)] // the driver's interface is a C one; every block says who guarantees what
 
+mod api;
+mod cublas;
 mod device;
 mod driver;
 mod error;
@@ -34,7 +38,8 @@ pub mod plan;
 mod probe;
 mod stream;
 
-pub use device::{Device, ErrorSums, Resident, Selector};
+pub use cublas::{Cublas, DenseProduct};
+pub use device::{Device, ErrorSums, Residents, Selector};
 pub use error::{Error, Memory};
 pub use operation::{Activations, Source};
 pub use plan::Element;

@@ -7,11 +7,12 @@
 //! ```
 
 use std::cell::RefCell;
+use std::mem;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::Error;
-use crate::driver::{Context, DeviceMemory, Event, Pinned, Stream};
+use crate::driver::{Context, DeviceMemory, Event, Graph, Pinned, Stream};
 use crate::operation::{Args, BlockBytes, Operation};
 use crate::plan::Launch;
 
@@ -23,6 +24,7 @@ const SLOTS: usize = 2;
 /// Starts a kernel on a stream.
 pub(crate) type Launcher<'a> = dyn Fn(&Stream, &Launch, &Args) -> Result<(), Error> + 'a;
 
+/// A stream, and room for a block.
 struct Slot {
     // Dropped in this order: the stream's work ends before its buffers go.
     stream: Stream,
@@ -31,21 +33,48 @@ struct Slot {
     input: Pinned,
     output: Pinned,
     on_device: DeviceMemory,
-    output_offset: usize,
+    room: Room,
     busy: Option<Range<usize>>,
 }
 
+/// Bytes of a block's input and output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Room {
+    input: usize,
+    output: usize,
+}
+
+impl Room {
+    /// For so many rows.
+    fn of(bytes: &BlockBytes, rows: usize) -> Self {
+        Self { input: rows * bytes.row_input + bytes.extra_input, output: rows * bytes.row_output }
+    }
+
+    /// Where the output is in the device's memory.
+    fn output_offset(self) -> usize {
+        self.input.next_multiple_of(256)
+    }
+
+    /// Bytes of the device's memory.
+    fn on_device(self) -> usize {
+        self.output_offset() + self.output
+    }
+
+    fn holds(self, other: Self) -> bool {
+        self.input >= other.input && self.output >= other.output
+    }
+}
+
 impl Slot {
-    fn new(context: &Arc<Context>, input: usize, output: usize) -> Result<Self, Error> {
-        let output_offset = input.next_multiple_of(256);
+    fn new(context: &Arc<Context>, room: Room) -> Result<Self, Error> {
         Ok(Self {
             stream: Stream::new(context)?,
             begin: Event::new(context)?,
             end: Event::new(context)?,
-            input: Pinned::new(context, input)?,
-            output: Pinned::new(context, output)?,
-            on_device: DeviceMemory::new(context, output_offset + output)?,
-            output_offset,
+            input: Pinned::new(context, room.input)?,
+            output: Pinned::new(context, room.output)?,
+            on_device: DeviceMemory::new(context, room.on_device())?,
+            room,
             busy: None,
         })
     }
@@ -75,7 +104,7 @@ impl Slot {
         launcher: &Launcher<'_>,
     ) -> Result<(), Error> {
         let input = self.on_device.address();
-        let (launch, args) = operation.launch(rows, input, input + self.output_offset as u64)?;
+        let (launch, args) = operation.launch(rows, input, input + self.room.output_offset() as u64)?;
         self.begin.record(&self.stream)?;
         launcher(&self.stream, &launch, &args)?;
         self.end.record(&self.stream)
@@ -84,30 +113,67 @@ impl Slot {
     fn download(&mut self, rows: Range<usize>, operation: &dyn Operation) -> Result<(), Error> {
         let bytes = rows.len() * operation.block_bytes().row_output;
         // SAFETY: as in `upload`.
-        unsafe { self.stream.download(&self.on_device, self.output_offset, &mut self.output, bytes)? };
+        unsafe { self.stream.download(&self.on_device, self.room.output_offset(), &mut self.output, bytes)? };
         self.busy = Some(rows);
         Ok(())
-    }
-
-    /// Waits for what is queued, and returns the milliseconds that the last kernel took.
-    fn wait(&self) -> Result<f64, Error> {
-        self.stream.synchronize()?;
-        self.begin.milliseconds_until(&self.end).map(f64::from)
     }
 
     /// Waits for the block queued, if there is one, and returns the milliseconds its kernels took.
     fn finish(&mut self, operation: &mut dyn Operation) -> Result<f64, Error> {
         let Some(rows) = self.busy.take() else { return Ok(0.0) };
-        let time = self.wait()?;
+        self.stream.synchronize()?;
+        let time = self.begin.milliseconds_until(&self.end)?;
         let bytes = rows.len() * operation.block_bytes().row_output;
         operation.drain(rows, &self.output.bytes()[..bytes]);
-        Ok(time)
+        Ok(time.into())
+    }
+}
+
+/// Slots kept from one matrix to the next: page-locked memory takes long to get.
+#[derive(Default)]
+pub(crate) struct Pool(Mutex<Vec<Slot>>);
+
+impl Pool {
+    /// Slots for blocks of an operation of so many rows, and the rows of a block: fewer where memory is short.
+    fn take(
+        &self,
+        context: &Arc<Context>,
+        bytes: &BlockBytes,
+        rows: usize,
+    ) -> Result<(Vec<Slot>, usize), Error> {
+        let mut per_block = rows_of_block(bytes).min(rows);
+        let mut slots = SLOTS;
+        loop {
+            let count = slots.min(rows.div_ceil(per_block));
+            match self.slots(context, count, Room::of(bytes, per_block)) {
+                Err(Error::OutOfMemory { .. }) if per_block > 1 => per_block = per_block.div_ceil(2),
+                Err(Error::OutOfMemory { .. }) if count > 1 => slots = 1,
+                taken => return Ok((taken?, per_block)),
+            }
+        }
+    }
+
+    /// So many slots with that room; those kept that are too small are given up.
+    fn slots(&self, context: &Arc<Context>, count: usize, room: Room) -> Result<Vec<Slot>, Error> {
+        let mut slots = mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        slots.retain(|slot| slot.room.holds(room));
+        slots.truncate(count);
+        while slots.len() < count {
+            slots.push(Slot::new(context, room)?);
+        }
+        Ok(slots)
+    }
+
+    /// Keeps slots that have nothing to do.
+    fn keep(&self, slots: Vec<Slot>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = slots;
     }
 }
 
 /// Runs an operation over its rows, in order; returns the milliseconds that its kernels took.
 pub(crate) fn run(
     context: &Arc<Context>,
+    pool: &Pool,
     operation: &mut dyn Operation,
     launcher: &Launcher<'_>,
 ) -> Result<f64, Error> {
@@ -115,11 +181,8 @@ pub(crate) fn run(
     if rows.is_empty() {
         return Ok(0.0);
     }
-    let bytes = operation.block_bytes();
-    let per_block = rows_of_block(&bytes).min(rows.len());
-    let (input, output) = (per_block * bytes.row_input + bytes.extra_input, per_block * bytes.row_output);
-    let slots = SLOTS.min(rows.len().div_ceil(per_block));
-    let mut slots = (0..slots).map(|_| Slot::new(context, input, output)).collect::<Result<Vec<_>, _>>()?;
+    context.enter()?;
+    let (mut slots, per_block) = pool.take(context, &operation.block_bytes(), rows.len())?;
     let blocks = rows.clone().step_by(per_block).map(|start| start..rows.end.min(start + per_block));
     let mut milliseconds = 0.0;
     let operation = RefCell::new(operation);
@@ -132,38 +195,129 @@ pub(crate) fn run(
             Ok(())
         },
     )?;
+    pool.keep(slots);
     Ok(milliseconds)
 }
 
-/// An operation whose input stays on the device, to be launched again and again: for benches.
-pub(crate) struct Resident<O> {
-    slot: Slot,
-    operation: O,
+/// Work that was recorded to be done again and again, and timed.
+pub(crate) struct Repeated {
+    stream: Stream,
+    graph: Graph,
+    begin: Event,
+    end: Event,
 }
 
-impl<O: Operation> Resident<O> {
-    /// Uploads the input of all rows, as one block.
-    pub fn new(context: &Arc<Context>, mut operation: O) -> Result<Self, Error> {
-        let (rows, bytes) = (operation.rows(), operation.block_bytes());
-        let input = rows.len() * bytes.row_input + bytes.extra_input;
-        let mut slot = Slot::new(context, input, rows.len() * bytes.row_output)?;
-        slot.upload(rows, &mut operation)?;
-        slot.stream.synchronize()?;
-        Ok(Self { slot, operation })
+impl Repeated {
+    /// Does what `queue` queues once, which compiles kernels where they are not, and records it.
+    ///
+    /// # Errors
+    /// Those of `queue`, and [`Error::MissingSymbol`] for drivers before CUDA 11.4.
+    pub fn new(context: &Arc<Context>, queue: impl Fn(&Stream) -> Result<(), Error>) -> Result<Self, Error> {
+        let stream = Stream::new(context)?;
+        queue(&stream)?;
+        stream.synchronize()?;
+        let graph = Graph::record(&stream, || queue(&stream))?;
+        Ok(Self { stream, graph, begin: Event::new(context)?, end: Event::new(context)? })
     }
 
-    /// Runs the kernel once; returns the milliseconds it took.
-    pub fn launch(&self, launcher: &Launcher<'_>) -> Result<f64, Error> {
-        self.slot.launch(self.operation.rows(), &self.operation, launcher)?;
-        self.slot.wait()
+    /// The stream it is done on.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
     }
 
-    /// Takes the output of the last launch.
-    pub fn finish(mut self) -> Result<O, Error> {
-        self.slot.download(self.operation.rows(), &self.operation)?;
-        self.slot.finish(&mut self.operation)?;
-        Ok(self.operation)
+    /// Does the work once more; returns the milliseconds it took.
+    ///
+    /// # Safety
+    /// What the work uses is still there.
+    pub unsafe fn launch(&self) -> Result<f64, Error> {
+        self.stream.context().enter()?;
+        self.begin.record(&self.stream)?;
+        // SAFETY: the caller's, until the stream is synchronised, which happens also where recording fails.
+        let launched = unsafe { self.graph.launch(&self.stream) };
+        let ended = launched.and_then(|()| self.end.record(&self.stream));
+        self.stream.synchronize()?;
+        ended?;
+        self.begin.milliseconds_until(&self.end).map(f64::from)
     }
+}
+
+/// Operations whose input stays on the device, to be launched in turn again and again: for benches.
+pub(crate) struct Residents<O> {
+    // Dropped in this order: the stream's work ends before its memory goes.
+    repeated: Repeated,
+    sets: Vec<Set<O>>,
+}
+
+struct Set<O> {
+    operation: O,
+    room: Room,
+    memory: DeviceMemory,
+}
+
+impl<O: Operation> Residents<O> {
+    /// Uploads the input of all rows of every operation, as one block each, and launches each once.
+    pub fn new(
+        context: &Arc<Context>,
+        operations: impl IntoIterator<Item = O>,
+        launcher: &Launcher<'_>,
+    ) -> Result<Self, Error> {
+        let stream = Stream::new(context)?;
+        let set = |mut operation: O| {
+            let room = Room::of(&operation.block_bytes(), operation.rows().len());
+            let memory = DeviceMemory::new(context, room.on_device())?;
+            let mut input = Pinned::new(context, room.input)?;
+            let used = operation.fill(operation.rows(), input.bytes_mut())?;
+            upload(&stream, &input, &memory, used)?;
+            Ok(Set { operation, room, memory })
+        };
+        let sets = operations.into_iter().map(set).collect::<Result<Vec<_>, Error>>()?;
+        let repeated = Repeated::new(context, |stream| {
+            sets.iter().try_for_each(|Set { operation, room, memory }| {
+                let (input, output) = (memory.address(), memory.address() + room.output_offset() as u64);
+                let (launch, args) = operation.launch(operation.rows(), input, output)?;
+                launcher(stream, &launch, &args)
+            })
+        })?;
+        Ok(Self { repeated, sets })
+    }
+
+    /// Runs the kernels of all once, in their order; returns the milliseconds they took together.
+    pub fn launch(&self) -> Result<f64, Error> {
+        // SAFETY: what the kernels read and write is in the sets, which live as long as `repeated`.
+        unsafe { self.repeated.launch() }
+    }
+
+    /// Takes the outputs of the last launch.
+    pub fn finish(self) -> Result<Vec<O>, Error> {
+        let Self { repeated, sets } = self;
+        let take = |Set { mut operation, room, memory }: Set<O>| {
+            let output = download(repeated.stream(), &memory, room.output_offset(), room.output)?;
+            operation.drain(operation.rows(), &output.bytes()[..room.output]);
+            Ok(operation)
+        };
+        sets.into_iter().map(take).collect()
+    }
+}
+
+/// Copies to the device and waits.
+pub(crate) fn upload(stream: &Stream, from: &Pinned, to: &DeviceMemory, bytes: usize) -> Result<(), Error> {
+    // SAFETY: both are kept until the stream was synchronised: if copying fails, nothing was queued.
+    unsafe { stream.upload(from, to, bytes)? };
+    stream.synchronize()
+}
+
+/// Copies from the device and waits.
+pub(crate) fn download(
+    stream: &Stream,
+    from: &DeviceMemory,
+    offset: usize,
+    bytes: usize,
+) -> Result<Pinned, Error> {
+    let mut to = Pinned::new(stream.context(), bytes)?;
+    // SAFETY: as in `upload`.
+    unsafe { stream.download(from, offset, &mut to, bytes)? };
+    stream.synchronize()?;
+    Ok(to)
 }
 
 /// Starts each block in the slot whose turn it is, once what that slot has was finished, and finishes them all.

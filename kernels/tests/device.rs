@@ -175,21 +175,55 @@ fn gemv_is_accurate_on_the_device() {
     }
 }
 
-/// An operation that stays on the device gives the same output after any number of launches.
+/// Operations that stay on the device give the same output after any number of launches.
 #[test]
 fn residents_can_be_launched_again() {
     let Some(device) = device() else { return };
     let case = Random::new(Family::Ccq25.default_code().unwrap(), 67, 384);
     let matrix = case.matrix();
-    let mut out = vec![0u8; 66 * 384 * 2];
-    let operation = Dequantize::new(&matrix, 1..67, Element::Bf16, &mut out).unwrap();
-    let resident = device.resident(operation).unwrap();
+    let mut outs = [vec![0u8; 66 * 384 * 2], vec![0u8; 66 * 384 * 2], vec![0u8; 384 * 2]];
+    let rows = [1..67, 1..67, 5..6];
+    let operations = rows.into_iter().zip(&mut outs);
+    let operations =
+        operations.map(|(rows, out)| Dequantize::new(&matrix, rows, Element::Bf16, out).unwrap());
+    let residents = device.residents(operations).unwrap();
     for _ in 0..3 {
-        assert!(resident.launch().unwrap() > 0.0);
+        assert!(residents.launch().unwrap() > 0.0);
     }
-    resident.finish().unwrap();
-    assert!(out == to_bytes(Element::Bf16, &case.decoded()[384..]));
+    assert_eq!(residents.finish().unwrap().len(), 3);
+    let decoded = case.decoded();
+    assert!(outs[0] == to_bytes(Element::Bf16, &decoded[384..]) && outs[1] == outs[0]);
+    assert!(outs[2] == to_bytes(Element::Bf16, &decoded[5 * 384..6 * 384]));
     assert!(device.copy_bandwidth(1 << 20, 3).unwrap() > 0.0);
+}
+
+/// The dense product is that of the same matrix, the right way round.
+#[test]
+fn cublas_multiplies_what_is_decoded() {
+    let Some(device) = device() else { return };
+    let cublas = match device.cublas() {
+        Ok(cublas) => cublas,
+        Err(error) => {
+            say(&format!("no cuBLAS: not run ({error})"));
+            assert!(matches!(error, Error::NoCublas { .. }));
+            return;
+        }
+    };
+    say(&format!("with {}", cublas.library()));
+    let (rows, in_features, tokens) = (67, 384, 3);
+    let case = Random::new(Family::Wint8.default_code().unwrap(), rows, in_features);
+    let x: Vec<f32> = (0..tokens * in_features).map(|i| (i % 17) as f32 / 16.0 - 0.5).collect();
+    let bytes = to_bytes(Element::Bf16, &x);
+    let activations = Activations { element: Element::Bf16, tokens, bytes: &bytes };
+    let product = cublas.product(&case.matrix(), activations, 2).unwrap();
+    assert!(product.launch().unwrap() > 0.0);
+    let decoded = case.decoded();
+    for (i, y) in product.finish().unwrap().into_iter().enumerate() {
+        let (x, w) = (&x[i / rows * in_features..], &decoded[i % rows * in_features..][..in_features]);
+        let products = || x.iter().zip(w).map(|(&x, &w)| f64::from(x) * f64::from(w));
+        let error = (f64::from(y) - products().sum::<f64>()).abs();
+        assert!(error <= products().map(f64::abs).sum::<f64>() / 128.0, "{i}");
+    }
 }
 
 /// What decoding a small matrix on any device comes to, said for whoever started this program.
@@ -213,8 +247,9 @@ mod simulated_driver {
     use super::compile::compile;
 
     /// Runs tests of this program with the driver, and a fault of it.
-    fn run(library: &str, defines: &[&str], fault: &str, tests: &[&str]) -> Output {
+    fn run(library: &str, defines: &[&str], (fault, memory): (&str, usize), tests: &[&str]) -> Output {
         let driver = compile("sim/driver.cpp", library, defines);
+        compile("sim/cublas.cpp", "ccq-driver/libcublas.so.13", &[]);
         let system = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
         let folder = driver.parent().expect("a path in a folder").display();
         Command::new(std::env::current_exe().expect("this program"))
@@ -222,16 +257,29 @@ mod simulated_driver {
             .args(tests)
             .env("LD_LIBRARY_PATH", format!("{folder}:{system}"))
             .env("CCQ_SIM_DRIVER", fault)
+            .env("CCQ_SIM_MEMORY", memory.to_string())
             .output()
             .expect("this program again")
     }
 
     #[test]
     fn serves_every_operation() {
-        let output = run("ccq-driver/libcuda.so", &[], "", &[]);
+        let output = run("ccq-driver/libcuda.so", &[], ("", 1 << 30), &[]);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{}{said}", String::from_utf8_lossy(&output.stdout));
-        assert_eq!(said.matches("on DeviceInfo { ordinal: 1, name: \"simulator\"").count(), 5, "{said}");
+        assert_eq!(said.matches("on DeviceInfo { ordinal: 1, name: \"simulator\"").count(), 6, "{said}");
+        assert!(said.contains("with libcublas.so.13"), "{said}");
+    }
+
+    /// A matrix of 400 KB on a device with room for a few rows of it.
+    #[test]
+    fn blocks_shrink_to_the_memory_there_is() {
+        for (memory, test) in [(1 << 20, "stream"), (100_000, "stream"), (24_000, "squared_error")] {
+            let output = run("ccq-driver/libcuda.so", &[], ("", memory), &[test]);
+            let said = String::from_utf8_lossy(&output.stderr);
+            let out = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && out.contains("1 passed"), "{memory}: {out}{said}");
+        }
     }
 
     #[test]
@@ -244,12 +292,15 @@ mod simulated_driver {
             ("no-memory", "out of the GPU's memory: "),
             ("no-pinned-memory", "out of page-locked memory: "),
             ("no-kernel", "cuModuleGetFunction failed with CUDA error 500 (CUDA_ERROR_NOT_FOUND)"),
+            ("no-launch", "cuLaunchKernel failed with CUDA error 719 (CUDA_ERROR_SIMULATED)"),
+            ("unknown-code", "cuStreamCreate failed with CUDA error 987654 (unknown)"),
         ] {
-            let output = run("ccq-driver/libcuda.so", &[], fault, &["absence", "small_matrix"]);
+            let output = run("ccq-driver/libcuda.so", &[], (fault, 1 << 30), &["absence", "small_matrix"]);
             let said = String::from_utf8_lossy(&output.stderr);
             assert!(output.status.success() && said.contains(expected), "{fault}: {said}");
         }
-        let output = run("ccq-driver-old/libcuda.so", &["-DCCQ_NO_KERNELS"], "", &["small_matrix"]);
+        let output =
+            run("ccq-driver-old/libcuda.so", &["-DCCQ_NO_KERNELS"], ("", 1 << 30), &["small_matrix"]);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && said.contains("the CUDA driver lacks cuLaunchKernel"), "{said}");
     }

@@ -1,11 +1,11 @@
-//! Compiles a file of this package to a shared library.
+//! Compiles a file of `kernels` to a shared library; tests of other packages include this file, too.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::{env, fs, process};
 
-/// Compiles `source`, a path in this package, to `library`, a path in the build folder's tmp; once a library.
+/// Compiles `source`, a path in `kernels`, to `library`, a path in the build folder's tmp; once a library.
 pub fn compile(source: &str, library: &str, defines: &[&str]) -> PathBuf {
     static BUILT: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
     let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join(library);
@@ -20,7 +20,7 @@ pub fn compile(source: &str, library: &str, defines: &[&str]) -> PathBuf {
         .args(["-std=c++17", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"])
         .args(["-Wno-unknown-pragmas", "-shared", "-fPIC", "-x", "c++"])
         .args(defines)
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(source))
+        .arg(kernels().join(source))
         .arg("-o")
         .arg(&unfinished)
         .status()
@@ -29,4 +29,12 @@ pub fn compile(source: &str, library: &str, defines: &[&str]) -> PathBuf {
     fs::rename(&unfinished, &library).expect("renaming the library that was just built");
     built.push(library.clone());
     library
+}
+
+fn kernels() -> PathBuf {
+    let folders = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|folder| folder.join("kernels"));
+    folders
+        .into_iter()
+        .find(|folder| folder.join("sim/driver.cpp").is_file())
+        .expect("a folder of the workspace")
 }
