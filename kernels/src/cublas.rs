@@ -75,11 +75,10 @@ pub struct Cublas<'d> {
 impl<'d> Cublas<'d> {
     /// Loads the newest library that works with this driver.
     pub(crate) fn new(device: &'d Device, context: &'d Arc<Context>) -> Result<Self, Error> {
-        let mut why = String::new();
+        let mut why = format!("{} do not load", LIBRARIES.join(" and "));
         for name in LIBRARIES {
             match Self::load(device, context, name) {
                 Ok(found) => return Ok(found),
-                Err(Error::NoCublas { why: more }) if why.is_empty() => why = more,
                 Err(Error::NoCublas { .. }) => {}
                 Err(error) => why = format!("{name}: {error}"),
             }
@@ -89,7 +88,7 @@ impl<'d> Cublas<'d> {
 
     fn load(device: &'d Device, context: &'d Arc<Context>, library: &'static str) -> Result<Self, Error> {
         context.enter()?;
-        let absent = |error: libloading::Error| Error::NoCublas { why: error.to_string() };
+        let absent = |_| Error::NoCublas { why: format!("{library} does not load") };
         // SAFETY: loading NVIDIA's library runs its initialisers, as any program that uses it does.
         let loaded = unsafe { Library::new(library) }.map_err(absent)?;
         // SAFETY: the functions of these names have these types in both versions, after NVIDIA's documentation.

@@ -15,6 +15,8 @@ pub enum Exit {
     InvalidFile,
     /// A measured error is above the threshold asked for.
     ThresholdExceeded,
+    /// The GPU asked for is not there, or failed.
+    Device,
     /// Ctrl-C.
     Interrupted,
 }
@@ -28,6 +30,7 @@ impl Exit {
             Self::Usage => 2,
             Self::InvalidFile => 3,
             Self::ThresholdExceeded => 4,
+            Self::Device => 5,
             Self::Interrupted => 130,
         }
     }

@@ -99,7 +99,7 @@ pub(crate) fn width(text: &str) -> usize {
 
 /// The text in at most `room` columns, its middle replaced by `…`; the tail gets the odd column, since it is
 /// where tensor names differ.
-pub(crate) fn shorten(text: &str, room: usize) -> String {
+pub fn shorten(text: &str, room: usize) -> String {
     if width(text) <= room {
         return text.into();
     }

@@ -11,7 +11,7 @@ mod table;
 mod terminal;
 
 pub use exit::Exit;
-pub use human::{bytes, count, duration, parse_bytes, printable};
+pub use human::{bytes, count, duration, parse_bytes, printable, shorten};
 pub use interrupt::{catch_interrupts, interrupted};
 pub use progress::Progress;
 pub use table::{Column, Table};

@@ -75,6 +75,11 @@ impl Table {
         self
     }
 
+    /// Whether the table is written as wide as it is, no name shortened.
+    pub fn fits(&self, columns: Option<usize>) -> bool {
+        columns.is_none_or(|room| self.widths(room) == self.widths(usize::MAX))
+    }
+
     /// Writes the table in at most `columns` columns, or as wide as it is for `None`.
     ///
     /// A table that is too wide first loses the middle of its names; if that is not enough, every row becomes

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Parser, Subcommand, builder::RangedU64ValueParser};
 
 use crate::bench::{BENCH_HELP, BenchArgs};
+use crate::device::Choice;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -14,6 +15,8 @@ Examples:
       the same, then the error of every tensor against a model folder
   ccq-verify layer.ccq --source layer.safetensors --max-error 0.12 --json
       one JSON object; exit code 4 if the quantized tensors together are worse
+  ccq-verify model.ccq --source path/to/model --device cuda:0
+      the errors computed on a GPU, which without --device is taken where there is one
   ccq-verify model.ccq --source path/to/model --html report.html
       also as a page to look at: errors by layer, sizes, a table to sort
   ccq-verify list model.ccq
@@ -23,12 +26,16 @@ Examples:
 
 A file that is named `list` or `bench` is given as ./list or ./bench.
 
+Speeds (Gweights/s, GB/s of stored bytes) are those of decoding a tensor and comparing it with its source, both in \
+memory: on a GPU the time of its kernels, else that of all threads; reading files and copying to a GPU are left out.
+
 Exit codes:
   0    the file is valid, and agrees with the source where one is given
   1    something could not be read, or the file disagrees with the source
   2    the command line is wrong
   3    the file, or the source, is damaged or not of its format
   4    the relative MSE of the quantized tensors exceeds --max-error
+  5    the GPU asked for with --device is not there, or failed
   130  interrupted";
 
 const LIST_EXAMPLES: &str = "\
@@ -89,10 +96,13 @@ pub struct CheckArgs {
     /// Exit with code 4 if the relative MSE of the quantized tensors together exceeds X
     #[arg(long, value_name = "X", requires = "source", allow_negative_numbers = true, value_parser = max_error)]
     pub max_error: Option<f64>,
+    /// Where to compute errors: auto (a GPU if there is one), cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto", requires = "source")]
+    pub device: Choice,
     /// Threads to use [default: all cores]
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
     pub threads: Option<usize>,
-    /// Show no progress on standard error
+    /// Show no progress and no notes on standard error
     #[arg(short, long)]
     pub quiet: bool,
 }

@@ -1,10 +1,11 @@
 //! `bench`: how fast weights are decoded and multiplied, against a copy of memory in the same run.
 //!
-//! Every row of the table is the median of many runs. Runs take turns on copies of the same weights that
+//! Every row of the table is the median of many runs. They take turns on copies of the same weights that
 //! together exceed the last-level cache, so that each finds its own in memory and not in a cache.
 
 mod args;
-mod machine;
+mod cpu;
+mod gpu;
 mod operation;
 mod paper;
 mod report;
@@ -18,34 +19,61 @@ use std::time::Duration;
 use ccq::Container;
 use ccq::code::{Code, Family};
 use ccq::codec::Matrix;
-use ccq_cli::{Exit, Progress, stdout_width};
+use ccq_cli::{Exit, Progress};
+use ccq_cuda::Element;
 use rayon::ThreadPoolBuilder;
 
-use crate::failure::{self, Failure, to_stdout};
+use crate::failure::{self, Failure, print};
+use crate::machine::Machine;
 pub use args::{BenchArgs, HELP as BENCH_HELP};
-use args::{Device, Preset, Shape};
-use machine::Machine;
-use operation::{Operation, Workspace};
+use args::{Preset, Shape};
+use cpu::Cpu;
+use gpu::Gpu;
+use operation::Operation;
 use report::{Report, Row};
-use timing::{copy_bandwidth, time};
+use timing::Timing;
 use weights::{MOST_WEIGHTS, Weights};
 
-/// The operations of a row each, unless a preset names them.
-const OPERATIONS: [Operation; 5] = [
-    Operation::DequantizeRows,
-    Operation::Dequantize,
-    Operation::Product { tokens: 1 },
-    Operation::Product { tokens: 4 },
-    Operation::Product { tokens: 16 },
-];
+/// A device to be timed.
+trait Bench {
+    /// What it is.
+    fn machine(&self) -> &Machine;
+    /// What is timed, unless a preset says.
+    fn operations(&self) -> &'static [Operation];
+    /// Bytes of the cache that copies of weights in the host's memory have to exceed.
+    fn copies_exceed(&self) -> u64;
+    /// Bytes read plus bytes written a second by a copy of its memory.
+    fn copy_bandwidth(&mut self, budget: Duration) -> Result<f64, Failure>;
+    /// Times an operation.
+    fn measure(
+        &mut self,
+        operation: Operation,
+        shape: Shape,
+        weights: &Weights,
+        budget: Duration,
+    ) -> Result<Measured, Failure>;
+    /// What to know when reading the figures.
+    fn notes(&self) -> Vec<String>;
+}
 
-/// Weights to be timed and what is done with them.
+/// What was timed, and how.
+struct Measured {
+    timing: Timing,
+    /// Of the weights written, or of the vectors multiplied.
+    element: Element,
+    /// Copies that took turns, and whether what they read and write exceeds the cache.
+    sets: usize,
+    cold: bool,
+    /// Of the dense product.
+    cublas_seconds: Option<f64>,
+}
+
+/// Weights to be timed.
 struct Job<'a> {
     /// A layer of the file and how many there are like it, or random weights.
     layer: Option<(Matrix<'a>, String, u64)>,
     code: Code,
     shape: Shape,
-    operations: &'static [Operation],
 }
 
 impl Job<'_> {
@@ -59,7 +87,7 @@ impl Job<'_> {
         weights.map_err(|error| Failure::runtime(format!("{} {}: {error}", self.code, self.shape)))
     }
 
-    fn row(&self, weights: &Weights, operation: Operation) -> Row {
+    fn row(&self, weights: &Weights, operation: Operation, measured: &Measured) -> Row {
         let Shape { rows, in_features } = self.shape;
         Row {
             name: self.layer.as_ref().map(|(_, name, _)| name.clone()),
@@ -68,12 +96,22 @@ impl Job<'_> {
             rows,
             in_features,
             operation: operation.name(),
+            element: element_name(measured.element),
             tokens: operation.tokens(),
             stored_bytes: weights.stored_bytes(),
-            sets: weights.sets(),
-            cold: weights.is_cold(),
+            sets: measured.sets,
+            cold: measured.cold,
+            cublas_seconds: measured.cublas_seconds,
             ..Row::default()
         }
+    }
+}
+
+const fn element_name(element: Element) -> &'static str {
+    match element {
+        Element::F32 => "f32",
+        Element::F16 => "f16",
+        Element::Bf16 => "bf16",
     }
 }
 
@@ -82,31 +120,23 @@ impl Job<'_> {
 /// # Errors
 /// Where there is nothing to report.
 pub fn run(args: &BenchArgs) -> Result<Exit, Failure> {
-    if let Device::Cuda(_) = args.device {
-        return Err(Failure::NoGpu);
-    }
     let container = args.file.as_deref().map(open).transpose()?;
     let jobs = match (&container, args.preset) {
         (Some((path, container)), _) => layers(path, container, &args.encodings)?,
-        (None, Some(Preset::Paper)) => {
-            random(&paper::SHAPES, &args.encodings, &paper::ENCODINGS, &paper::OPERATIONS)?
-        }
+        (None, Some(Preset::Paper)) => random(&paper::SHAPES, &args.encodings, &paper::ENCODINGS)?,
         (None, None) if args.shapes.is_empty() => {
-            random(&[Shape { rows: 4096, in_features: 4096 }], &args.encodings, &Family::ALL, &OPERATIONS)?
+            random(&[Shape { rows: 4096, in_features: 4096 }], &args.encodings, &Family::ALL)?
         }
-        (None, None) => random(&args.shapes, &args.encodings, &Family::ALL, &OPERATIONS)?,
+        (None, None) => random(&args.shapes, &args.encodings, &Family::ALL)?,
     };
+    let device = args.device.open(false)?;
     let pool = ThreadPoolBuilder::new().num_threads(args.threads.unwrap_or(0)).build();
     let pool = pool.map_err(|error| Failure::runtime(format!("starting threads: {error}")))?;
-    let report = pool.install(|| measure(args, &jobs))?;
-    to_stdout(|out| {
-        if args.json {
-            serde_json::to_writer(&mut *out, &report)?;
-            std::io::Write::write_all(out, b"\n")
-        } else {
-            report.write(out, stdout_width())
-        }
-    })?;
+    let report = match &device {
+        Some(device) => measure(args, &jobs, &mut Gpu::new(device, args.device)),
+        None => pool.install(|| measure(args, &jobs, &mut Cpu::new())),
+    }?;
+    print(args.json, || &report, |out, columns| report.write(out, columns))?;
     Ok(Exit::Ok)
 }
 
@@ -136,12 +166,8 @@ fn layers<'a>(
         let key =
             (code.to_string(), shape, code.cluster().is_some_and(|kind| kind == ccq::code::Cluster::F32));
         let name = tensor.info().name();
-        let job = jobs.entry(key).or_insert_with(|| Job {
-            layer: Some((matrix, name.into(), 0)),
-            code,
-            shape,
-            operations: &OPERATIONS,
-        });
+        let job =
+            jobs.entry(key).or_insert_with(|| Job { layer: Some((matrix, name.into(), 0)), code, shape });
         if let Some((.., layers)) = &mut job.layer {
             *layers += 1;
         }
@@ -155,41 +181,38 @@ fn layers<'a>(
 }
 
 /// Jobs on random weights: every shape in every encoding.
-fn random(
-    shapes: &[Shape],
-    asked: &[Family],
-    usual: &[Family],
-    operations: &'static [Operation],
-) -> Result<Vec<Job<'static>>, Failure> {
+fn random(shapes: &[Shape], asked: &[Family], usual: &[Family]) -> Result<Vec<Job<'static>>, Failure> {
     let families = if asked.is_empty() { usual } else { asked };
     let mut jobs = Vec::new();
     for &shape in shapes {
         for family in families {
             let code = family.default_code();
             let code = code.map_err(|error| Failure::runtime(format!("{}: {error}", family.name())))?;
-            jobs.push(Job { layer: None, code, shape, operations });
+            jobs.push(Job { layer: None, code, shape });
         }
     }
     Ok(jobs)
 }
 
-/// Times all jobs in this pool, one after another.
-fn measure(args: &BenchArgs, jobs: &[Job<'_>]) -> Result<Report, Failure> {
-    let progress = if args.json { Progress::hidden() } else { Progress::new(work(jobs)) };
-    let machine = Machine::find();
+/// Times all jobs, one after another.
+fn measure(args: &BenchArgs, jobs: &[Job<'_>], bench: &mut dyn Bench) -> Result<Report, Failure> {
+    let operations = match args.preset {
+        Some(Preset::Paper) => &paper::OPERATIONS,
+        None => bench.operations(),
+    };
+    let work = work(jobs).saturating_mul(operations.len() as u64);
+    let progress = if args.json { Progress::hidden() } else { Progress::new(work) };
     let budget = Duration::from_secs_f64(args.seconds);
     progress.work_on("copy");
-    let copy = copy_bandwidth(machine.cache, budget)?;
+    let copy = bench.copy_bandwidth(budget)?;
     let mut rows = Vec::new();
     for job in jobs {
-        let weights = job.weights(machine.cache)?;
-        let mut workspace = Workspace::default();
-        for &operation in job.operations {
+        let weights = job.weights(bench.copies_exceed())?;
+        for &operation in operations {
             progress.work_on(&format!("{} {} {}", job.code, job.shape, operation.name()));
-            workspace.prepare(operation, job.shape);
-            let timing = time(budget, |run| workspace.run(operation, &weights.set(run)))?;
-            let mut row = job.row(&weights, operation);
-            row.fill(&timing, copy, operation.written_bytes(job.shape));
+            let measured = bench.measure(operation, job.shape, &weights, budget)?;
+            let mut row = job.row(&weights, operation, &measured);
+            row.fill(&measured.timing, copy, operation.written_bytes(job.shape));
             if args.preset == Some(Preset::Paper) {
                 row.paper = paper::figures(job.shape, operation);
             }
@@ -198,15 +221,14 @@ fn measure(args: &BenchArgs, jobs: &[Job<'_>]) -> Result<Report, Failure> {
         }
     }
     progress.finish();
-    Ok(Report::new(machine, args.seconds, copy, rows))
+    Ok(Report::new(bench.machine().clone(), args.seconds, copy, bench.notes(), rows))
 }
 
 /// Bytes of weights to be timed.
 fn work(jobs: &[Job<'_>]) -> u64 {
     let bytes = |job: &Job<'_>| {
         let sizes = job.code.plane_sizes(job.shape.rows as u64, job.shape.in_features as u64);
-        let bytes = sizes.ok().and_then(|sizes| sizes.total()).unwrap_or(0);
-        bytes.saturating_mul(job.operations.len() as u64)
+        sizes.ok().and_then(|sizes| sizes.total()).unwrap_or(0)
     };
     jobs.iter().map(bytes).fold(0, u64::saturating_add)
 }

@@ -5,16 +5,17 @@ use std::path::PathBuf;
 
 use ccq::Container;
 use ccq::format::Encoding;
-use ccq_cli::{Exit, Progress, interrupted, printable, stdout_width};
+use ccq_cli::{Exit, Progress, interrupted, printable};
 use ccq_import::{Model, SourceTensor, Transpose, transposed};
 use ccq_quantize::ErrorStats;
 use rayon::ThreadPoolBuilder;
 use rayon::prelude::*;
 
 use crate::args::CheckArgs;
-use crate::compare::{Outcome, Source, compare};
-use crate::failure::{self, Failure, to_stdout};
+use crate::compare::{Gpu, Outcome, Source, Speed, compare};
+use crate::failure::{self, Failure, print};
 use crate::html::Page;
+use crate::machine::Machine;
 use crate::problem::{self, Kind, Problem};
 use crate::report::{Checksums, Report, TensorReport, significant};
 
@@ -36,6 +37,7 @@ pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
         Page::create(path, args.overwrite, files.chain(args.source.as_deref()).chain([file]))
     });
     let page = page.transpose()?;
+    let gpu = source.as_ref().map(|_| Gpu::open(args.device, args.quiet)).transpose()?;
     let pool = ThreadPoolBuilder::new().num_threads(args.threads.unwrap_or(0)).build();
     let pool = pool.map_err(|error| Failure::runtime(format!("starting threads: {error}")))?;
 
@@ -47,9 +49,9 @@ pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
     let mut report = Report::new(file, args.source.as_deref(), container.index());
     pool.install(|| {
         check_payload(&container, &mut report, &progress)?;
-        match &source {
-            Some(source) if report.problems.is_empty() => {
-                check_against(&container, source, args.max_error, &mut report, &progress)
+        match (&source, gpu) {
+            (Some(source), Some(gpu)) if report.problems.is_empty() => {
+                check_against(&container, source, gpu, args.max_error, &mut report, &progress)
             }
             _ => Ok(()),
         }
@@ -57,14 +59,7 @@ pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
     progress.finish();
 
     page.map_or(Ok(()), |page| page.write(&report))?;
-    to_stdout(|out| {
-        if args.json {
-            serde_json::to_writer(&mut *out, &report)?;
-            std::io::Write::write_all(out, b"\n")
-        } else {
-            report.write(out, stdout_width())
-        }
-    })?;
+    print(args.json, || &report, |out, columns| report.write(out, columns))?;
     problem::name_all(file, args.source.as_deref(), &report.problems);
     Ok(problem::exit(&report.problems))
 }
@@ -105,12 +100,15 @@ fn check_payload(container: &Container<'_>, report: &mut Report, progress: &Prog
 fn check_against(
     container: &Container<'_>,
     source: &Model,
+    mut gpu: Gpu,
     max_error: Option<f64>,
     report: &mut Report,
     progress: &Progress,
 ) -> Result<(), Failure> {
     let mut pooled = ErrorStats::default();
     let mut by_encoding = BTreeMap::<_, ErrorStats>::new();
+    let mut speeds = BTreeMap::<_, Speed>::new();
+    report.device = Some(gpu.device().map_or_else(Machine::cpu, |device| Machine::gpu(device.info())));
     let mut mismatches = Vec::new();
     let mut undefined = Vec::new();
     for (tensor, row) in container.tensors().zip(&mut report.tensors) {
@@ -118,12 +116,17 @@ fn check_against(
         progress.work_on(name);
         let quantized = tensor.info().encoding() != Encoding::Raw;
         let outcome = match source.tensor(name) {
-            Some(found) => compare(&tensor, &Source { model: source, tensor: found }, progress)?,
+            Some(found) => compare(&tensor, &Source { model: source, tensor: found }, &mut gpu, progress)?,
             None => Outcome { mismatches: vec!["is not in the source".into()], ..Outcome::default() },
         };
-        let Outcome { figures, stats, note, mismatches: found } = outcome;
+        let Outcome { figures, decode, stats, note, mismatches: found } = outcome;
         mismatches.extend(found.iter().map(|message| Problem::of(Kind::Mismatch, name, message)));
         (row.figures, row.note) = (figures, note);
+        if let Some((speed, device)) = decode {
+            (row.decode, row.decoded_on) = (Some(speed), Some(device));
+            speeds.entry(row.encoding.clone()).or_default().add(&speed);
+            report.total.decode.get_or_insert_default().add(&speed);
+        }
         if let Some(stats) = &stats {
             by_encoding.entry(row.encoding.clone()).or_default().merge(stats);
         }
@@ -142,6 +145,7 @@ fn check_against(
     report.total.relative_mse = pooled.relative_mse();
     for row in &mut report.encodings {
         row.relative_mse = by_encoding.get(&row.encoding).and_then(ErrorStats::relative_mse);
+        row.decode = speeds.get(&row.encoding).copied();
     }
     report.problems.extend(mismatches);
     if let Some(limit) = max_error {

@@ -1,10 +1,13 @@
-//! A tensor against its source: the error of its decoded values, block by block.
+//! A tensor against its source: the error of its decoded values, on a GPU or, block by block, on the CPU.
 //!
 //! Blocks are decoded in parallel, and the sums of their rows are merged in row order, so that the figures do
 //! not depend on the number of threads. Memory is bounded by a batch of blocks, whatever the tensor's size.
 
+mod gpu;
+
 use std::borrow::Cow;
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use ccq::Tensor;
 use ccq::codec::Matrix;
@@ -16,6 +19,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::failure::Failure;
+pub use gpu::Gpu;
 
 /// Weights of a block, unless a single row has more.
 const BLOCK: usize = 1 << 15;
@@ -73,11 +77,44 @@ impl Figures {
     }
 }
 
+/// How fast weights were decoded and compared with their source, both in memory: by the kernels of a GPU, or by all
+/// threads of the CPU. Reading files and copying to a GPU are left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Speed {
+    #[serde(skip)]
+    weights: u64,
+    #[serde(skip)]
+    bytes: u64,
+    /// What it took.
+    pub seconds: f64,
+    /// Weights over time.
+    pub weights_per_second: f64,
+    /// Stored bytes over time.
+    pub stored_bytes_per_second: f64,
+}
+
+impl Speed {
+    /// Of so many weights, stored in so many bytes.
+    pub fn of(weights: u64, bytes: u64, seconds: f64) -> Self {
+        let seconds = seconds.max(1e-9); // a clock that did not advance would make speeds infinite
+        let (per_second, stored) = (weights as f64 / seconds, bytes as f64 / seconds);
+        Self { weights, bytes, seconds, weights_per_second: per_second, stored_bytes_per_second: stored }
+    }
+
+    /// Of one after the other.
+    pub fn add(&mut self, next: &Self) {
+        let (weights, bytes) = (self.weights + next.weights, self.bytes + next.bytes);
+        *self = Self::of(weights, bytes, self.seconds + next.seconds);
+    }
+}
+
 /// What the comparison of a tensor found.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// How far the tensor is from its source.
     pub figures: Figures,
+    /// How fast it was decoded and compared, and whether by `cpu` or by `cuda`; not of raw tensors.
+    pub decode: Option<(Speed, &'static str)>,
     /// The sums behind the figures, to be pooled.
     pub stats: Option<ErrorStats>,
     /// Why figures are missing.
@@ -90,7 +127,12 @@ pub struct Outcome {
 ///
 /// # Errors
 /// `Interrupted`, and those of reading the source.
-pub fn compare(tensor: &Tensor<'_>, source: &Source<'_>, progress: &Progress) -> Result<Outcome, Failure> {
+pub fn compare(
+    tensor: &Tensor<'_>,
+    source: &Source<'_>,
+    gpu: &mut Gpu,
+    progress: &Progress,
+) -> Result<Outcome, Failure> {
     let info = tensor.info();
     let SourceTensor { shape, dtype, .. } = source.tensor;
     let mut outcome = Outcome::default();
@@ -125,8 +167,14 @@ pub fn compare(tensor: &Tensor<'_>, source: &Source<'_>, progress: &Progress) ->
         progress.advance(source.tensor.byte_len());
         return Ok(outcome);
     }
-    match sum(&values, source, progress)? {
-        Sums::Stats(stats) => {
+    let on_gpu = values.coded().map(|matrix| gpu.sum(matrix, source, progress)).transpose()?.flatten();
+    let sums = match on_gpu {
+        Some((stats, speed)) => Sums::Stats(stats, Some((speed, "cuda"))),
+        None => sum(&values, source, progress)?,
+    };
+    match sums {
+        Sums::Stats(stats, decode) => {
+            outcome.decode = decode;
             outcome.figures = Figures::of(&stats);
             outcome.note = undefined(&stats).map(String::from);
             outcome.stats = Some(stats);
@@ -163,7 +211,14 @@ enum Values<'a> {
     Raw(Dtype, &'a [u8]),
 }
 
-impl Values<'_> {
+impl<'a> Values<'a> {
+    fn coded(&self) -> Option<&Matrix<'a>> {
+        match self {
+            Self::Coded(matrix) => Some(matrix),
+            Self::Raw(..) => None,
+        }
+    }
+
     fn are_floats(&self) -> bool {
         match self {
             Self::Coded(_) => true,
@@ -199,12 +254,10 @@ impl Values<'_> {
 
 /// Sums over a tensor.
 enum Sums {
-    Stats(ErrorStats),
+    /// With the speed of decoding, where there was any.
+    Stats(ErrorStats, Option<(Speed, &'static str)>),
     /// The source's first NaN or infinity.
-    NotFinite {
-        at: u64,
-        value: f32,
-    },
+    NotFinite { at: u64, value: f32 },
 }
 
 /// Sums up the source and the stored values of the same shape, both floats.
@@ -214,44 +267,63 @@ fn sum(values: &Values<'_>, source: &Source<'_>, progress: &Progress) -> Result<
     let width = values.width();
     let block = (width * (BLOCK / width).max(1)) as u64;
     let mut total = ErrorStats::default();
-    let mut batch = 0;
-    while batch < elements {
+    let mut time = Duration::ZERO;
+    let mut batch = Vec::new();
+    let mut start = 0;
+    while start < elements {
         if interrupted() {
             return Err(Failure::Interrupted);
         }
-        let end = elements.min(batch + block * BATCH);
-        let blocks: Vec<u64> = (batch..end).step_by(usize::try_from(block).unwrap_or(usize::MAX)).collect();
-        let sums: Vec<_> = blocks
-            .into_par_iter()
-            .map_init(
-                || (Vec::new(), Vec::new()),
-                |(weights, decoded), start| {
-                    let elements = start..end.min(start + block);
-                    source.decode(elements.clone(), weights)?;
-                    if let Some(at) = first_non_finite(weights) {
-                        return Ok(Err((start + at as u64, weights[at])));
-                    }
-                    values.decode(elements, decoded);
-                    let rows = weights.chunks(width).zip(decoded.chunks(width));
-                    Ok(Ok(rows
-                        .map(|(weights, decoded)| ErrorStats::of(weights, decoded))
-                        .collect::<Vec<_>>()))
-                },
-            )
-            .collect::<Result<_, Failure>>()?;
-        progress.advance(bytes(end - batch));
-        for rows in sums {
-            match rows {
-                Ok(rows) => rows.iter().for_each(|row| total.merge(row)),
-                Err((at, value)) => {
-                    progress.advance(bytes(elements - end));
-                    return Ok(Sums::NotFinite { at, value });
-                }
-            }
+        let end = elements.min(start + block * BATCH);
+        batch.resize_with((end - start).div_ceil(block) as usize, Block::default);
+        for (block, start) in batch.iter_mut().zip((start..end).step_by(block as usize)) {
+            block.start = start;
         }
-        batch = end;
+        let not_finite = batch
+            .par_iter_mut()
+            .map(|next| next.read(source, end.min(next.start + block)))
+            .collect::<Result<Vec<_>, Failure>>()?;
+        progress.advance(bytes(end - start));
+        if let Some((at, value)) = not_finite.into_iter().flatten().next() {
+            progress.advance(bytes(elements - end));
+            return Ok(Sums::NotFinite { at, value });
+        }
+        let begin = Instant::now();
+        let rows: Vec<_> =
+            batch.par_iter().map_init(Vec::new, |decoded, block| block.sum(values, decoded)).collect();
+        time += begin.elapsed();
+        rows.iter().flatten().for_each(|row| total.merge(row));
+        start = end;
     }
-    Ok(Sums::Stats(total))
+    let speed = values.coded().filter(|_| elements > 0).map(|matrix| {
+        let speed = Speed::of(elements, gpu::stored_bytes(matrix), time.as_secs_f64());
+        (speed, "cpu")
+    });
+    Ok(Sums::Stats(total, speed))
+}
+
+/// Elements of a source that are compared by one thread.
+#[derive(Default)]
+struct Block {
+    start: u64,
+    weights: Vec<f32>,
+}
+
+impl Block {
+    /// Reads its elements, up to `end`; the first one that is not finite, if there is one.
+    fn read(&mut self, source: &Source<'_>, end: u64) -> Result<Option<(u64, f32)>, Failure> {
+        source.decode(self.start..end, &mut self.weights)?;
+        let at = first_non_finite(&self.weights);
+        Ok(at.and_then(|at| Some((self.start + at as u64, *self.weights.get(at)?))))
+    }
+
+    /// The sums of its rows, decoded into a buffer.
+    fn sum(&self, values: &Values<'_>, decoded: &mut Vec<f32>) -> Vec<ErrorStats> {
+        values.decode(self.start..self.start + self.weights.len() as u64, decoded);
+        let width = values.width();
+        let rows = self.weights.chunks(width).zip(decoded.chunks(width));
+        rows.map(|(weights, decoded)| ErrorStats::of(weights, decoded)).collect()
+    }
 }
 
 /// The first element of raw bytes that is not the source's, in words.

@@ -4,15 +4,14 @@ use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
 use std::path::Path;
 
-use ccq_cli::{Exit, printable};
+use ccq_cli::{Exit, printable, stdout_width};
+use serde::Serialize;
 
 /// Why there is no report.
 #[derive(Debug)]
 pub enum Failure {
     /// Something that failed, in words that name the file, and the exit code it deserves.
     Failed(Exit, String),
-    /// A GPU was asked for.
-    NoGpu,
     /// Ctrl-C.
     Interrupted,
 }
@@ -39,6 +38,12 @@ impl Failure {
         }
     }
 
+    /// A GPU that is not there or failed, and how it was asked for.
+    pub fn device(device: &str, error: &ccq_cuda::Error) -> Self {
+        let remedy = "--device cpu does without a GPU, --device auto where it has to";
+        Self::Failed(Exit::Device, format!("--device {device}: {error} ({remedy})"))
+    }
+
     /// A file that the system would not read.
     pub fn io(path: &Path, error: &io::Error) -> Self {
         let advice = match error.kind() {
@@ -55,10 +60,6 @@ impl Failure {
             Self::Failed(exit, message) => {
                 say(&format!("error: {message}"));
                 *exit
-            }
-            Self::NoGpu => {
-                say("error: this build has no GPU support yet: use --device cpu");
-                Exit::Runtime
             }
             Self::Interrupted => {
                 say("interrupted");
@@ -87,15 +88,28 @@ pub fn open(path: &Path) -> Result<(File, Metadata), Failure> {
     Ok((File::open(path).map_err(failed)?, found))
 }
 
-/// Writes to standard output. A reader that has gone, such as `head`, wants no more and is no failure.
+/// Standard output, as reports are written to it.
+pub type Stdout = io::BufWriter<io::StdoutLock<'static>>;
+
+/// Prints a report: one JSON object, or tables that fit the terminal's columns. A reader that has gone, such as
+/// `head`, wants no more and is no failure.
 ///
 /// # Errors
 /// A [`Failure`] when the output cannot be written.
-pub fn to_stdout(
-    write: impl FnOnce(&mut io::BufWriter<io::StdoutLock<'_>>) -> io::Result<()>,
+pub fn print<R: Serialize>(
+    json: bool,
+    report: impl FnOnce() -> R,
+    tables: impl FnOnce(&mut Stdout, Option<usize>) -> io::Result<()>,
 ) -> Result<(), Failure> {
     let mut out = io::BufWriter::new(io::stdout().lock());
-    match write(&mut out).and_then(|()| out.flush()) {
+    let written = if json {
+        serde_json::to_writer(&mut out, &report())
+            .map_err(io::Error::from)
+            .and_then(|()| out.write_all(b"\n"))
+    } else {
+        tables(&mut out, stdout_width())
+    };
+    match written.and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Failure::io(Path::new("standard output"), &error))
         }

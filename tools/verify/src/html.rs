@@ -13,8 +13,11 @@ use std::path::{Path, PathBuf};
 use ccq::{Output, OutputError};
 use ccq_cli::{bytes, count, printable};
 
+use crate::compare::Speed;
 use crate::failure::Failure;
-use crate::report::{EncodingReport, Report, TensorReport, bpw_text, fixed, shape_text, significant};
+use crate::report::{
+    EncodingReport, Report, TensorReport, bpw_text, fixed, giga, shape_text, significant, speed_texts,
+};
 use order::{layer, natural};
 use plot::{Bar, Point};
 
@@ -165,6 +168,13 @@ fn facts(report: &Report) -> String {
         facts.push(("", "Relative MSE, quantized", significant(total.relative_mse)));
         facts.push((" class=\"wide\"", "Source", source.clone()));
     }
+    if let (Some(device), Some(speed)) = (&report.device, &total.decode) {
+        let [weights, stored] = speed_texts(Some(speed));
+        let text = format!(
+            "{weights} Gweights/s, {stored} GB/s of stored bytes, copies to a GPU left out, on {device}"
+        );
+        facts.push((" class=\"wide\"", "Decoded and compared", text));
+    }
     facts.push((" class=\"wide\"", "Checked", report.findings().join("; ")));
     let mut html = String::new();
     for (class, name, value) in facts {
@@ -188,7 +198,7 @@ fn problems(report: &Report) -> String {
     html + "</ul>\n</section>\n"
 }
 
-/// Size and error of every encoding.
+/// Size, error and speed of every encoding.
 fn bars(report: &Report) -> String {
     let sizes =
         report.encodings.iter().map(|encoding| (encoding, encoding.bytes as f64, bytes(encoding.bytes)));
@@ -196,7 +206,15 @@ fn bars(report: &Report) -> String {
         let mse = encoding.relative_mse?;
         Some((encoding, mse, significant(Some(mse))))
     });
-    let charts = [("size", "Size", sizes.collect::<Vec<_>>()), ("error", "Relative MSE", errors.collect())];
+    let speeds = quantized(report).filter_map(|encoding| {
+        let speed = encoding.decode?.weights_per_second;
+        Some((encoding, speed, giga(speed)))
+    });
+    let charts = [
+        ("size", "Size", sizes.collect::<Vec<_>>()),
+        ("error", "Relative MSE", errors.collect()),
+        ("speed", "Decoding, Gweights/s", speeds.collect()),
+    ];
     let mut html = String::new();
     for (id, title, bars) in charts {
         let bars = bars.into_iter().map(|(EncodingReport { encoding, .. }, value, text)| {
@@ -254,6 +272,16 @@ fn cell(value: Option<f64>, text: &str) -> String {
     }
 }
 
+/// The titles of [`speed_cells`].
+const SPEEDS: [Title; 2] = [("Gweights/s", false), ("GB/s", false)];
+
+/// How fast something was decoded, exact in weights and bytes a second.
+fn speed_cells(speed: Option<&Speed>) -> String {
+    let [weights, stored] = speed_texts(speed);
+    cell(speed.map(|speed| speed.weights_per_second), &weights)
+        + &cell(speed.map(|speed| speed.stored_bytes_per_second), &stored)
+}
+
 fn whole_cell(value: u64) -> String {
     format!("<td data-v=\"{value}\">{}</td>", count(value))
 }
@@ -263,12 +291,15 @@ fn encodings(report: &Report) -> String {
         vec![("Encoding", true), ("Tensors", false), ("Parameters", false), ("Bytes", false), ("bpw", false)];
     let compared = report.source.is_some();
     titles.extend(compared.then_some(("Relative MSE", false)));
+    let timed = report.total.decode.is_some();
+    titles.extend(SPEEDS.into_iter().filter(|_| timed));
     let rows = report.encodings.iter().map(|encoding| {
-        let EncodingReport { encoding, tensors, parameters, bytes, bpw, relative_mse } = encoding;
+        let EncodingReport { encoding, tensors, parameters, bytes, bpw, relative_mse, decode } = encoding;
         let mut row = name_cell(encoding);
         row.extend([tensors, parameters, bytes].map(|&value| whole_cell(value)));
         row.push_str(&cell(*bpw, &bpw_text(*bpw)));
         row.extend(compared.then(|| cell(*relative_mse, &significant(*relative_mse))));
+        row.extend(timed.then(|| speed_cells(decode.as_ref())));
         row
     });
     table("", &titles, rows)
@@ -350,6 +381,8 @@ fn tensors(report: &Report) -> String {
     if compared {
         titles.extend(["Relative MSE", "SNR dB", "max |error|", "Cosine"].map(|title| (title, false)));
     }
+    let timed = report.total.decode.is_some();
+    titles.extend(SPEEDS.into_iter().filter(|_| timed));
     titles.extend(noted.then_some(("Note", true)));
     let rows = shown.into_iter().map(|tensor| {
         let mut row = name_cell(&tensor.name) + &text_cell(&tensor.encoding) + &text_cell(tensor.dtype);
@@ -364,6 +397,7 @@ fn tensors(report: &Report) -> String {
             row.push_str(&cell(figures.max_abs_error, &significant(figures.max_abs_error)));
             row.push_str(&cell(figures.cosine, &fixed(figures.cosine, 6)));
         }
+        row.extend(timed.then(|| speed_cells(tensor.decode.as_ref())));
         row.extend(noted.then(|| text_cell(tensor.note.as_deref().unwrap_or_default())));
         row
     });
@@ -390,13 +424,22 @@ mod tests {
                 max_abs_error: source.then_some(0.012_345_678),
                 cosine: source.then_some(0.951_234_567_8),
             },
+            decode: source.then(|| Speed::of(7168 * 2048, 3_786_000, 0.001 + at as f64 * 1e-7)),
+            decoded_on: source.then_some("cpu"),
             note: None,
         };
         let mut report = Report {
             file: "model.ccq".into(),
             format_version: "1.0".into(),
             source: source.then(|| "model".into()),
-            total: Total { parameters: 1, bytes: 1, bpw: None, relative_mse: None },
+            device: None,
+            total: Total {
+                parameters: 1,
+                bytes: 1,
+                bpw: None,
+                relative_mse: None,
+                decode: source.then(|| Speed::of(1, 1, 1.0)),
+            },
             encodings: Vec::new(),
             tensors: (0..tensors).map(tensor).collect(),
             problems: Vec::new(),

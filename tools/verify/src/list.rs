@@ -6,12 +6,12 @@ use std::path::Path;
 
 use ccq::format::{Limits, Place, Value};
 use ccq::{Error, Index};
-use ccq_cli::{Column, Exit, Table, bytes, count, printable, stdout_width};
+use ccq_cli::{Column, Exit, Table, bytes, count, printable};
 use serde::Serialize;
 use serde_json::{Map, json};
 
 use crate::args::ListArgs;
-use crate::failure::{self, Failure, say, to_stdout};
+use crate::failure::{self, Failure, print, say};
 use crate::report::{bpw, bpw_text, shape_text, version};
 
 /// Bytes that tell how long the front is.
@@ -33,14 +33,7 @@ pub fn run(args: &ListArgs) -> Result<Exit, Failure> {
         let (path, due) = (path.display(), index.file_len());
         say(&format!("warning: {path}: cut short: {found} of {due} bytes; fetch it again before using it"));
     }
-    to_stdout(|out| {
-        if args.json {
-            serde_json::to_writer(&mut *out, &Listing::new(path, &index))?;
-            out.write_all(b"\n")
-        } else {
-            write(&index, out, stdout_width())
-        }
-    })?;
+    print(args.json, || Listing::new(path, &index), |out, columns| write(&index, out, columns))?;
     Ok(Exit::Ok)
 }
 

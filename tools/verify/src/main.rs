@@ -4,9 +4,11 @@ mod args;
 mod bench;
 mod check;
 mod compare;
+mod device;
 mod failure;
 mod html;
 mod list;
+mod machine;
 mod problem;
 mod report;
 

@@ -6,10 +6,11 @@ use std::path::Path;
 
 use ccq::Index;
 use ccq::format::TensorInfo;
-use ccq_cli::{Column, Table, bytes, count};
+use ccq_cli::{Column, Table, bytes, count, shorten};
 use serde::Serialize;
 
-use crate::compare::Figures;
+use crate::compare::{Figures, Speed};
+use crate::machine::Machine;
 use crate::problem::{Kind, Problem};
 
 /// A whole report; the JSON object has these fields.
@@ -21,6 +22,8 @@ pub struct Report {
     pub format_version: String,
     /// The source's path.
     pub source: Option<String>,
+    /// What the tensors were compared on, if it did not fail; the CPU compares what it cannot.
+    pub device: Option<Machine>,
     /// Figures of the whole file.
     pub total: Total,
     /// In ascending order of their names.
@@ -53,6 +56,8 @@ pub struct Total {
     pub bpw: Option<f64>,
     /// Pooled over the quantized tensors that have a source without NaN and infinities.
     pub relative_mse: Option<f64>,
+    /// Of the quantized tensors, one after another.
+    pub decode: Option<Speed>,
 }
 
 /// The tensors of an encoding together.
@@ -70,6 +75,8 @@ pub struct EncodingReport {
     pub bpw: Option<f64>,
     /// Pooled over those that have a source without NaN and infinities.
     pub relative_mse: Option<f64>,
+    /// Of its tensors, one after another.
+    pub decode: Option<Speed>,
 }
 
 impl EncodingReport {
@@ -109,6 +116,10 @@ pub struct TensorReport {
     /// How far it is from its source; all `null` without one.
     #[serde(flatten)]
     pub figures: Figures,
+    /// How fast it was decoded and compared; not where it is raw.
+    pub decode: Option<Speed>,
+    /// Where: `cpu` or `cuda`.
+    pub decoded_on: Option<&'static str>,
     /// Why figures are null.
     pub note: Option<String>,
 }
@@ -124,6 +135,8 @@ impl TensorReport {
             bytes: info.stored_bytes(),
             bpw: info.bpw(),
             figures: Figures::default(),
+            decode: None,
+            decoded_on: None,
             note: None,
         }
     }
@@ -138,7 +151,8 @@ impl Report {
             file: file.display().to_string(),
             format_version: version(index),
             source: source.map(|source| source.display().to_string()),
-            total: Total { parameters, bytes, bpw: bpw(bytes, parameters), relative_mse: None },
+            device: None,
+            total: Total { parameters, bytes, bpw: bpw(bytes, parameters), relative_mse: None, decode: None },
             encodings: EncodingReport::of(&tensors),
             tensors,
             problems: Vec::new(),
@@ -151,12 +165,19 @@ impl Report {
     /// # Errors
     /// Those of `out`.
     pub fn write(&self, out: &mut impl Write, columns: Option<usize>) -> io::Result<()> {
-        let table = if self.source.is_some() { self.compared() } else { self.listed() };
-        table.write(out, columns)?;
+        let with_speeds = self.total.decode.is_some().then(|| self.compared(true));
+        let with_speeds = with_speeds.filter(|table| table.fits(columns));
+        let without = || if self.source.is_some() { self.compared(false) } else { self.listed() };
+        with_speeds.unwrap_or_else(without).write(out, columns)?;
         let Total { parameters, bytes: len, .. } = self.total;
         writeln!(out, "\n{} parameters, {}", count(parameters), bytes(len))?;
         if self.total.relative_mse.is_some() {
             writeln!(out, "total MSE: of the quantized tensors")?;
+        }
+        if let (Some(device), Some(speed)) = (&self.device, &self.total.decode) {
+            let [weights, stored] = speed_texts(Some(speed));
+            writeln!(out, "decoding: {weights} Gweights/s, {stored} GB/s")?;
+            writeln!(out, "{}", shorten(&format!("on {device}"), columns.unwrap_or(usize::MAX)))?;
         }
         self.findings().iter().try_for_each(|finding| writeln!(out, "{finding}"))
     }
@@ -199,8 +220,8 @@ impl Report {
         table
     }
 
-    /// The table of a comparison.
-    fn compared(&self) -> Table {
+    /// The table of a comparison, with or without the speeds of decoding.
+    fn compared(&self, speeds: bool) -> Table {
         let mut columns = vec![
             Column::name("tensor"),
             Column::left("encoding"),
@@ -211,26 +232,39 @@ impl Report {
             Column::right("max |error|"),
             Column::right("cosine"),
         ];
+        if speeds {
+            columns.extend(["Gweights/s", "GB/s"].map(Column::right));
+        }
         if self.tensors.iter().any(|tensor| tensor.note.is_some()) {
             columns.push(Column::left("note"));
         }
         let mut table = Table::new(columns);
         for tensor in &self.tensors {
-            let TensorReport { name, encoding, shape, bpw, figures, note, .. } = tensor;
-            table.row([
-                name,
-                encoding,
-                &shape_text(shape),
-                &bpw_text(*bpw),
-                &significant(figures.relative_mse),
-                &fixed(figures.snr_db, 2),
-                &significant(figures.max_abs_error),
-                &fixed(figures.cosine, 6),
-                note.as_deref().unwrap_or_default(),
-            ]);
+            let TensorReport { name, encoding, shape, bpw, figures, .. } = tensor;
+            let mut cells = vec![
+                name.clone(),
+                encoding.clone(),
+                shape_text(shape),
+                bpw_text(*bpw),
+                significant(figures.relative_mse),
+                fixed(figures.snr_db, 2),
+                significant(figures.max_abs_error),
+                fixed(figures.cosine, 6),
+            ];
+            if speeds {
+                cells.extend(speed_texts(tensor.decode.as_ref()));
+            }
+            cells.extend(tensor.note.clone());
+            table.row(cells);
         }
-        let Total { bpw, relative_mse, .. } = self.total;
-        table.rule().row(["total", "", "", &bpw_text(bpw), &significant(relative_mse)]);
+        let Total { bpw, relative_mse, decode, .. } = &self.total;
+        let mut cells = ["total", "", "", &bpw_text(*bpw), &significant(*relative_mse), "", "", ""]
+            .map(String::from)
+            .to_vec();
+        if speeds {
+            cells.extend(speed_texts(decode.as_ref()));
+        }
+        table.rule().row(cells);
         table
     }
 }
@@ -265,6 +299,22 @@ const UNDEFINED: &str = "-";
 /// With so many decimals.
 pub fn fixed(value: Option<f64>, decimals: usize) -> String {
     value.map_or_else(|| UNDEFINED.into(), |value| format!("{value:.decimals$}"))
+}
+
+/// In thousand millions.
+pub fn giga(value: f64) -> String {
+    let value = value / 1e9;
+    let decimals = if value < 10.0 { 3 } else { 1 };
+    format!("{value:.decimals$}")
+}
+
+/// Gweights/s and GB/s.
+pub fn speed_texts(speed: Option<&Speed>) -> [String; 2] {
+    let text = |value: Option<f64>| value.map_or_else(|| UNDEFINED.into(), giga);
+    [
+        text(speed.map(|speed| speed.weights_per_second)),
+        text(speed.map(|speed| speed.stored_bytes_per_second)),
+    ]
 }
 
 /// With four significant digits, in scientific notation where it is small or large.

@@ -8,6 +8,7 @@ use ccq::code::Family;
 use clap::builder::{PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
 
 use super::weights::MOST_WEIGHTS;
+use crate::device::Choice;
 
 /// After the help.
 pub const HELP: &str = "\
@@ -17,21 +18,28 @@ Examples:
   ccq-verify bench model.ccq
       one layer of each shape and encoding in the file
   ccq-verify bench --shape 8192x8192 --encoding ccq-2.06 --encoding wint4 --threads 1 --json
+  ccq-verify bench model.ccq --device cuda:0
+      on a GPU; without --device the first that serves, the CPU where none does
   ccq-verify bench --preset paper
       the shapes of the paper's table 4, its own figures beside them
 
-A row of the table is the median of many runs, at least 3. Runs take turns on copies of the weights that together \
-exceed twice the last-level cache. `f32 row by row` decodes into one buffer a thread, `f32 to memory` writes the \
-whole matrix, `y = W x` decodes a row and multiplies it with M vectors, in f32.
+A row of the table is the median of many runs, at least 3. Runs take turns on copies of the weights that together, \
+with what is written, exceed twice the last-level cache. On the CPU `f32 row by row` decodes into one buffer a thread, \
+`f32 to memory` writes the whole matrix, `y = W x` decodes a row and multiplies it with M vectors, in f32. On a GPU \
+weights are written as f32, f16 and bf16, the vectors are bf16, and a run replays all copies as a CUDA graph: its time \
+over their number counts. Beside it, where libcublas.so.13 or .12 is found, cuBLAS multiplies bf16 weights of the same \
+shape; `speed-up` is its time over ours.
 Gweights/s are weights over time (a product counts them once, whatever M). GB/s are stored bytes over time. `of \
 copy` is the bytes read from and written to memory, over time, as a share of what a copy of memory reads and \
-writes with the same threads in the same run. Rows beyond 2^28 weights of a layer are left out.
+writes on the same device in the same run. Rows beyond 2^28 weights of a layer are left out.
 
-JSON: {device: {kind, name, threads, cache_bytes}, seconds, copy_bytes_per_second, notes: [text], results: [{name, \
-layers, encoding, rows, in_features, operation, tokens, stored_bytes, sets, cold, runs, median_seconds, \
-weights_per_second, stored_bytes_per_second, copy_share, paper}]}
+JSON: {device: {kind, name, threads, cache_bytes, ordinal, driver}, seconds, copy_bytes_per_second, notes: [text], \
+results: [{name, layers, encoding, rows, in_features, operation, element, tokens, stored_bytes, sets, cold, runs, \
+median_seconds, weights_per_second, stored_bytes_per_second, copy_share, cublas_seconds, paper}]}
+  kind                   cpu, or cuda: then threads is null, else ordinal and driver are
   name, layers           the layer of the file and how many it has like it; null for random weights
   operation              dequantize_rows, dequantize or product; tokens is M of a product, else null
+  element                type of the weights written or of the vectors: f32, f16 or bf16
   sets, cold             copies that took turns; whether they exceed the cache
   paper                  with --preset paper {card, ccq_seconds, wint2_seconds, vptq_seconds}, else null";
 
@@ -47,9 +55,9 @@ pub struct BenchArgs {
     /// Time this encoding; can be repeated [default: all]
     #[arg(long = "encoding", value_name = "NAME", value_parser = family())]
     pub encodings: Vec<Family>,
-    /// Where to run: cpu, cuda or cuda:N
-    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
-    pub device: Device,
+    /// Where to run: auto (a GPU if there is one), cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: Choice,
     /// Threads to use [default: all cores]
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
     pub threads: Option<usize>,
@@ -69,29 +77,6 @@ pub struct BenchArgs {
 pub enum Preset {
     /// Table 4 of the paper.
     Paper,
-}
-
-/// Where to run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Device {
-    /// The processor.
-    Cpu,
-    /// A GPU by its number.
-    Cuda(u32),
-}
-
-impl FromStr for Device {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let number = |number: &str| number.parse().map(Self::Cuda).ok();
-        match text {
-            "cpu" => Some(Self::Cpu),
-            "cuda" => Some(Self::Cuda(0)),
-            text => text.strip_prefix("cuda:").and_then(number),
-        }
-        .ok_or("expected cpu, cuda or cuda:N")
-    }
 }
 
 /// The dimensions of a matrix.
@@ -151,17 +136,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shapes_and_devices_are_checked() {
+    fn shapes_and_times_are_checked() {
         assert_eq!("8192x1024".parse(), Ok(Shape { rows: 8192, in_features: 1024 }));
         for text in
             ["", "8192", "0x4", "4x0", "4x4x4", "-1x4", "16385x16384", "18446744073709551615x2", "1 x 2"]
         {
             assert!(text.parse::<Shape>().is_err(), "{text}");
-        }
-        assert_eq!("cuda:3".parse(), Ok(Device::Cuda(3)));
-        assert_eq!("cuda".parse(), Ok(Device::Cuda(0)));
-        for text in ["", "gpu", "cuda:", "cuda:x", "cpu:0", "CPU"] {
-            assert!(text.parse::<Device>().is_err(), "{text}");
         }
         assert!(seconds("0").is_err() && seconds("nan").is_err() && seconds("61").is_err());
         assert_eq!(seconds("0.01"), Ok(0.01));

@@ -4,6 +4,7 @@ use std::hint::black_box;
 use std::ops::Range;
 
 use ccq::codec::Matrix;
+use ccq_cuda::Element;
 use rayon::prelude::*;
 
 use super::args::Shape;
@@ -16,8 +17,8 @@ const PARTS: usize = 4;
 pub enum Operation {
     /// To f32, row by row into one buffer a thread.
     DequantizeRows,
-    /// To f32, the whole matrix to memory.
-    Dequantize,
+    /// The whole matrix to memory.
+    Dequantize(Element),
     /// `y = W x` for so many vectors x: decode a row, multiply it.
     Product {
         /// Vectors.
@@ -30,7 +31,7 @@ impl Operation {
     pub const fn name(self) -> &'static str {
         match self {
             Self::DequantizeRows => "dequantize_rows",
-            Self::Dequantize => "dequantize",
+            Self::Dequantize(_) => "dequantize",
             Self::Product { .. } => "product",
         }
     }
@@ -46,7 +47,7 @@ impl Operation {
     /// Bytes written to memory: those of other operations stay in a cache.
     pub fn written_bytes(self, shape: Shape) -> u64 {
         match self {
-            Self::Dequantize => (shape.weights() * size_of::<f32>()) as u64,
+            Self::Dequantize(element) => (shape.weights() * element.bytes()) as u64,
             _ => 0,
         }
     }
@@ -67,7 +68,7 @@ impl Workspace {
     pub fn prepare(&mut self, operation: Operation, shape: Shape) {
         match operation {
             Operation::DequantizeRows => {}
-            Operation::Dequantize => self.decoded.resize(shape.weights(), 0.0),
+            Operation::Dequantize(_) => self.decoded.resize(shape.weights(), 0.0),
             Operation::Product { tokens } => {
                 self.decoded = Vec::new();
                 self.x = (0..tokens * shape.in_features).map(|at| (at % 7) as f32 - 3.0).collect();
@@ -76,7 +77,7 @@ impl Workspace {
         }
     }
 
-    /// Runs an operation that was prepared for the matrix's shape, on the threads of the current pool.
+    /// Runs an operation that was prepared for the matrix's shape, in f32, on the threads of the current pool.
     pub fn run(&mut self, operation: Operation, matrix: &Matrix<'_>) {
         let width = matrix.in_features();
         let part = matrix.rows().div_ceil(rayon::current_num_threads() * PARTS).max(1);
@@ -89,7 +90,7 @@ impl Workspace {
                     rows(at).for_each(|row| decode(matrix, row..row + 1, black_box(&mut buffer)));
                 });
             }
-            Operation::Dequantize => {
+            Operation::Dequantize(_) => {
                 let parts = self.decoded.par_chunks_mut(part * width).enumerate();
                 parts.for_each(|(at, decoded)| decode(matrix, rows(at), decoded));
             }
@@ -143,8 +144,8 @@ mod tests {
             let weights =
                 Weights::random(family.default_code().unwrap(), shape.rows, shape.in_features, 1).unwrap();
             let mut workspace = Workspace::default();
-            workspace.prepare(Operation::Dequantize, shape);
-            workspace.run(Operation::Dequantize, &weights.set(0));
+            workspace.prepare(Operation::Dequantize(Element::F32), shape);
+            workspace.run(Operation::Dequantize(Element::F32), &weights.set(0));
             let decoded = workspace.decoded.clone();
             assert!(decoded.iter().any(|weight| *weight != 0.0) && decoded.iter().all(|w| w.is_finite()));
             workspace.run(Operation::DequantizeRows, &weights.set(1));

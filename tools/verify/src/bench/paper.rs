@@ -73,7 +73,7 @@ mod tests {
                 assert!(wint2_seconds < ccq_seconds && ccq_seconds < vptq_seconds);
             }
         }
-        assert_eq!(figures(SHAPES[0], Operation::Dequantize), None);
+        assert_eq!(figures(SHAPES[0], Operation::DequantizeRows), None);
         assert_eq!(figures(SHAPES[2], OPERATIONS[0]).unwrap().ccq_seconds, 0.090 / 1e3);
     }
 }

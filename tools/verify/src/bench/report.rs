@@ -5,9 +5,10 @@ use std::io::{self, Write};
 use ccq_cli::{Column, Table, bytes, count};
 use serde::Serialize;
 
-use super::machine::Machine;
 use super::paper::{self, Figures};
 use super::timing::Timing;
+use crate::machine::Machine;
+use crate::report::giga;
 
 /// The whole report; the JSON object has these fields.
 #[derive(Debug, Serialize)]
@@ -15,7 +16,7 @@ pub struct Report {
     device: Machine,
     seconds: f64,
     copy_bytes_per_second: f64,
-    notes: Vec<&'static str>,
+    notes: Vec<String>,
     results: Vec<Row>,
 }
 
@@ -34,13 +35,15 @@ pub struct Row {
     pub in_features: usize,
     /// What was done.
     pub operation: &'static str,
+    /// Type of the weights written, or of the vectors multiplied.
+    pub element: &'static str,
     /// M of a product.
     pub tokens: Option<usize>,
     /// Bytes of the weights.
     pub stored_bytes: u64,
     /// Copies that took turns.
     pub sets: usize,
-    /// Whether they exceed the cache.
+    /// Whether they, and what is written, exceed the cache.
     pub cold: bool,
     /// Runs timed.
     pub runs: usize,
@@ -52,6 +55,8 @@ pub struct Row {
     pub stored_bytes_per_second: f64,
     /// Bytes read and written over time, as a share of a copy's.
     pub copy_share: f64,
+    /// Of cuBLAS's bf16 product of the same shape.
+    pub cublas_seconds: Option<f64>,
     /// What the paper has.
     pub paper: Option<Figures>,
 }
@@ -69,21 +74,20 @@ impl Row {
     fn operation_text(&self) -> String {
         match (self.operation, self.tokens) {
             (_, Some(tokens)) => format!("y = W x, M = {tokens}"),
-            ("dequantize_rows", _) => "f32 row by row".into(),
-            _ => "f32 to memory".into(),
+            ("dequantize_rows", _) => format!("{} row by row", self.element),
+            _ => format!("{} to memory", self.element),
         }
     }
 }
 
 impl Report {
     /// With notes on how to read it.
-    pub fn new(device: Machine, seconds: f64, copy: f64, results: Vec<Row>) -> Self {
-        let mut notes = Vec::new();
+    pub fn new(device: Machine, seconds: f64, copy: f64, mut notes: Vec<String>, results: Vec<Row>) -> Self {
         if results.iter().any(|row| !row.cold) {
-            notes.push("some weights, all copies together, may have stayed in a cache");
+            notes.push("some weights, all copies together, may have stayed in a cache".into());
         }
         if results.iter().any(|row| row.paper.is_some()) {
-            notes.push(paper::NOTE);
+            notes.push(paper::NOTE.into());
         }
         Self { device, seconds, copy_bytes_per_second: copy, notes, results }
     }
@@ -93,9 +97,7 @@ impl Report {
     /// # Errors
     /// Those of `out`.
     pub fn write(&self, out: &mut impl Write, columns: Option<usize>) -> io::Result<()> {
-        let Machine { name, threads, cache, .. } = &self.device;
-        let threads = if *threads == 1 { "1 thread".into() } else { format!("{threads} threads") };
-        writeln!(out, "{}, {threads}, {} last-level cache", ccq_cli::printable(name), bytes(*cache))?;
+        writeln!(out, "{}, {} last-level cache", self.device, bytes(self.device.cache))?;
         writeln!(out, "copy of memory: {} GB/s, read plus written\n", giga(self.copy_bytes_per_second))?;
         self.table().write(out, columns)?;
         if !self.notes.is_empty() {
@@ -106,6 +108,7 @@ impl Report {
 
     fn table(&self) -> Table {
         let of_file = self.results.iter().any(|row| row.name.is_some());
+        let with_cublas = self.results.iter().any(|row| row.cublas_seconds.is_some());
         let of_paper = self.results.iter().any(|row| row.paper.is_some());
         let mut titles = Vec::new();
         if of_file {
@@ -113,6 +116,9 @@ impl Report {
         }
         titles.extend([Column::left("encoding"), Column::right("shape"), Column::left("operation")]);
         titles.extend(["time", "Gweights/s", "GB/s", "of copy"].map(Column::right));
+        if with_cublas {
+            titles.extend(["cuBLAS bf16", "speed-up"].map(Column::right));
+        }
         if of_paper {
             titles.extend(["H20: CCQ", "WINT2", "VPTQ"].map(Column::right));
         }
@@ -131,6 +137,10 @@ impl Report {
                 giga(row.stored_bytes_per_second),
                 format!("{:.1}%", row.copy_share * 100.0),
             ]);
+            if with_cublas {
+                let ratio = row.cublas_seconds.map(|seconds| format!("{:.2}", seconds / row.median_seconds));
+                cells.extend([row.cublas_seconds.map(millis).unwrap_or_default(), ratio.unwrap_or_default()]);
+            }
             let paper = row.paper.iter();
             cells.extend(
                 paper.flat_map(|paper| {
@@ -141,12 +151,6 @@ impl Report {
         }
         table
     }
-}
-
-fn giga(value: f64) -> String {
-    let value = value / 1e9;
-    let decimals = if value < 10.0 { 3 } else { 1 };
-    format!("{value:.decimals$}")
 }
 
 fn millis(seconds: f64) -> String {

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::fixture::{Folder, Tensor, tensors};
 
-const QUICK: [&str; 2] = ["--seconds", "0.01"];
+const QUICK: [&str; 4] = ["--seconds", "0.01", "--device", "cpu"];
 
 fn quick(args: &[&'static str]) -> Vec<&'static str> {
     [&["bench"][..], args, &QUICK].concat()
@@ -51,6 +51,7 @@ fn random_weights_are_timed() {
         near(number("copy_share"), (stored + written) / seconds / copy);
         assert!(number("runs") >= 3.0 && number("sets") >= 1.0 && row["cold"].is_boolean(), "{row}");
         assert_eq!(row["tokens"].is_u64(), row["operation"] == "product");
+        assert_eq!((&row["element"], &row["cublas_seconds"]), (&json!("f32"), &json!(null)));
         assert!(row["name"].is_null() && row["layers"].is_null() && row["paper"].is_null());
     }
 }
@@ -75,7 +76,7 @@ fn the_layers_of_a_file_are_timed() {
     assert_eq!(report["results"].as_array().unwrap().len(), 5);
     assert_eq!((&report["results"][0]["name"], &report["results"][0]["layers"]), (&json!("a"), &json!(3)));
 
-    let raw: Vec<_> = tensors().into_iter().filter(|tensor| tensor.family.is_none()).collect();
+    let raw: Vec<_> = tensors().into_iter().filter(|tensor| tensor.code.is_none()).collect();
     folder.container("raw.ccq", &raw);
     folder.run(&quick(&["raw.ccq"])).expect(1, &["error: raw.ccq: has no quantized tensors"]);
     folder.run(&quick(&["model.ccq", "--encoding", "int2"])).expect(1, &["has no tensors of the --encoding"]);
@@ -96,17 +97,6 @@ fn the_papers_figures_stand_beside() {
     let millis = |key: &str| (row["paper"][key].as_f64().unwrap() * 1e6).round();
     assert_eq!(["ccq_seconds", "wint2_seconds", "vptq_seconds"].map(millis), [104.0, 76.0, 641.0]);
     assert!(report["notes"][0].as_str().unwrap().contains("NVIDIA H20"));
-}
-
-#[test]
-fn a_gpu_is_refused_clearly() {
-    let folder = Folder::model();
-    for device in ["cuda", "cuda:1"] {
-        let run = folder.run(&quick(&["model.ccq", "--device", device]));
-        let run = run.expect(1, &["error: this build has no GPU support yet: use --device cpu"]);
-        assert_eq!(run.out, "");
-    }
-    folder.run(&quick(&["model.ccq", "--device", "cpu", "--encoding", "wint4"])).expect(0, &["wint4"]);
 }
 
 #[test]

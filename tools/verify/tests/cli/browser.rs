@@ -161,5 +161,5 @@ fn the_table_sorts() {
     }
     assert_eq!(found["sorted"], "descending");
     assert!(found["ran"].is_null(), "{found}");
-    assert_eq!((&found["unlabelled"], &found["drawings"]), (&0.into(), &3.into()), "{found}");
+    assert_eq!((&found["unlabelled"], &found["drawings"]), (&0.into(), &4.into()), "{found}");
 }

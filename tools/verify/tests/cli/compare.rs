@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::fixture::{Folder, Tensor, tensors};
 
-const AGAINST: [&str; 3] = ["model.ccq", "--source", "source.safetensors"];
+const AGAINST: [&str; 5] = ["model.ccq", "--source", "source.safetensors", "--device", "cpu"];
 
 /// Compares two models of these tensors.
 fn compare(ours: &[Tensor], theirs: &[Tensor], more: &[&str]) -> crate::fixture::Run {
@@ -95,9 +95,52 @@ fn the_total_pools_the_quantized_tensors() {
 #[test]
 fn threads_do_not_change_the_figures() {
     let folder = Folder::model();
-    let run =
-        |threads| folder.run(&[&AGAINST[..], &["--json", "--threads", threads]].concat()).expect(0, &[]).out;
+    let run = |threads| {
+        let mut report =
+            folder.run(&[&AGAINST[..], &["--json", "--threads", threads]].concat()).expect(0, &[]).json();
+        without_speeds(&mut report);
+        report
+    };
     assert_eq!(run("1"), run("3"));
+}
+
+/// Takes away what differs from run to run.
+fn without_speeds(report: &mut Value) {
+    report["device"]["threads"] = Value::Null;
+    report["total"]["decode"] = Value::Null;
+    for list in ["tensors", "encodings"] {
+        report[list].as_array_mut().unwrap().iter_mut().for_each(|row| row["decode"] = Value::Null);
+    }
+}
+
+/// Quantized tensors have the speed of decoding them, encodings and the file that of theirs one after another.
+#[test]
+fn speeds_are_those_of_the_quantized_tensors() {
+    let report = Folder::model().run(&[&AGAINST[..], &["--json"]].concat()).expect(0, &[]).json();
+    assert_eq!((&report["device"]["kind"], &report["device"]["ordinal"]), (&json!("cpu"), &Value::Null));
+    let near = |a: f64, b: f64| assert!((a / b - 1.0).abs() < 1e-9, "{a} {b}");
+    let mut seconds = 0.0;
+    for tensor in report["tensors"].as_array().unwrap() {
+        let speed = &tensor["decode"];
+        assert_eq!(speed.is_null(), tensor["encoding"] == "raw", "{tensor}");
+        assert_eq!(speed.is_null(), tensor["decoded_on"].is_null());
+        if !speed.is_null() {
+            let shape = tensor["shape"].as_array().unwrap();
+            let weights: f64 = shape.iter().map(number).product();
+            near(number(&speed["weights_per_second"]) * number(&speed["seconds"]), weights);
+            near(
+                number(&speed["stored_bytes_per_second"]) * number(&speed["seconds"]),
+                number(&tensor["bytes"]),
+            );
+            seconds += number(&speed["seconds"]);
+        }
+    }
+    near(number(&report["total"]["decode"]["seconds"]), seconds);
+    let encodings = report["encodings"].as_array().unwrap();
+    let of_encodings = encodings.iter().filter_map(|encoding| encoding["decode"]["seconds"].as_f64());
+    near(of_encodings.sum(), seconds);
+    let wide = Folder::model().command(&AGAINST).env("COLUMNS", "300").output().unwrap();
+    assert!(String::from_utf8(wide.stdout).unwrap().contains("Gweights/s  "));
 }
 
 #[test]
@@ -226,7 +269,8 @@ fn a_real_layer_is_within_its_bounds() {
             dtype: tensor.dtype,
             shape: tensor.shape.iter().map(|&dimension| dimension as usize).collect(),
             bytes: source.elements(tensor, 0..tensor.element_count()).unwrap().into_owned(),
-            family: (tensor.shape.len() == 2).then_some(Family::Wint8),
+            code: (tensor.shape.len() == 2).then(|| Family::Wint8.default_code().unwrap()),
+            planes: None,
         })
         .collect();
     assert!(tensors.iter().all(|tensor| tensor.dtype == Dtype::F16));

@@ -5,9 +5,10 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use ccq::code::Family;
+use ccq::code::{Code, Family};
 use ccq::format::{Contents, Dtype, Encoding, Layout, TensorSpec, Value, Writer};
 use ccq_quantize::{Options, gaussian, quantize};
+use half::{bf16, f16};
 use safetensors::tensor::TensorView;
 
 /// A tensor of a model, and what becomes of it.
@@ -18,7 +19,9 @@ pub struct Tensor {
     pub shape: Vec<usize>,
     pub bytes: Vec<u8>,
     /// Stays raw without one.
-    pub family: Option<Family>,
+    pub code: Option<Code>,
+    /// Not what the quantizer makes of it, but this.
+    pub planes: Option<Vec<Vec<u8>>>,
 }
 
 impl Tensor {
@@ -31,20 +34,41 @@ impl Tensor {
     /// An f32 tensor of these values.
     pub fn of(name: &'static str, shape: &[usize], family: Option<Family>, values: &[f32]) -> Self {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        Self { name, dtype: Dtype::F32, shape: shape.into(), bytes, family }
+        let code = family.map(|family| family.default_code().unwrap());
+        Self { name, dtype: Dtype::F32, shape: shape.into(), bytes, code, planes: None }
     }
 
-    /// Its values cut to bfloat16.
-    pub fn bf16(mut self) -> Self {
-        self.bytes = self.bytes.chunks(4).flat_map(|value| [value[2], value[3]]).collect();
-        self.dtype = Dtype::Bf16;
+    /// Its values as another floating point type.
+    pub fn stored_as(mut self, dtype: Dtype) -> Self {
+        let values = self.values();
+        self.bytes = match dtype {
+            Dtype::F16 => values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
+            Dtype::Bf16 => values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
+            _ => return self,
+        };
+        self.dtype = dtype;
         self
+    }
+
+    /// Its values as bfloat16.
+    pub fn bf16(self) -> Self {
+        self.stored_as(Dtype::Bf16)
+    }
+
+    /// Quantized with this code.
+    pub fn coded(self, code: Code) -> Self {
+        Self { code: Some(code), ..self }
     }
 
     /// Other bytes of another type.
     pub fn bytes(mut self, dtype: Dtype, bytes: &[u8]) -> Self {
         (self.dtype, self.bytes) = (dtype, bytes.into());
         self
+    }
+
+    /// Stored as these planes; those that are empty are left out.
+    pub fn with_planes(self, planes: &[Vec<u8>]) -> Self {
+        Self { planes: Some(planes.to_vec()), ..self }
     }
 
     fn values(&self) -> Vec<f32> {
@@ -55,10 +79,12 @@ impl Tensor {
 
     /// The planes as they are written.
     fn planes(&self) -> Vec<Vec<u8>> {
-        let Some(family) = self.family else { return vec![self.bytes.clone()] };
-        let code = family.default_code().unwrap();
-        let matrix = quantize(&self.values(), *self.shape.last().unwrap(), &Options::new(code)).unwrap();
-        let mut planes = vec![matrix.code_plane, matrix.local_scale, matrix.super_scale, matrix.cluster];
+        let Some(code) = self.code else { return vec![self.bytes.clone()] };
+        let mut planes = self.planes.clone().unwrap_or_else(|| {
+            let options = Options::new(code);
+            let matrix = quantize(&self.values(), *self.shape.last().unwrap(), &options).unwrap();
+            vec![matrix.code_plane, matrix.local_scale, matrix.super_scale, matrix.cluster]
+        });
         planes.retain(|plane| !plane.is_empty());
         planes
     }
@@ -169,9 +195,7 @@ fn spec(tensor: &Tensor) -> TensorSpec {
         name: tensor.name.into(),
         shape: tensor.shape.iter().map(|&dimension| dimension as u64).collect(),
         dtype: tensor.dtype,
-        encoding: tensor
-            .family
-            .map_or(Encoding::Raw, |family| Encoding::Coded(family.default_code().unwrap())),
+        encoding: tensor.code.map_or(Encoding::Raw, Encoding::Coded),
     }
 }
 

@@ -27,6 +27,9 @@ fn cells<'a>(page: &'a str, name: &str) -> Vec<(Option<&'a str>, &'a str)> {
     row.split("<td").skip(1).map(cell).collect()
 }
 
+/// The titles of speeds in JSON.
+const SPEEDS: [&str; 2] = ["weights_per_second", "stored_bytes_per_second"];
+
 fn exact(cell: (Option<&str>, &str)) -> Option<f64> {
     cell.0.map(|value| value.parse().unwrap())
 }
@@ -45,14 +48,21 @@ fn figures_are_those_of_the_json() {
             assert_eq!(exact(*cell), tensor[key].as_f64(), "{key} of {tensor}");
             assert!(exact(*cell).is_some() || cell.1 == "-", "{cell:?}");
         }
-        assert_eq!(cells[9].1, tensor["note"].as_str().unwrap_or_default());
+        for (key, cell) in SPEEDS.into_iter().zip(&cells[9..]) {
+            assert_eq!(exact(*cell), tensor["decode"][key].as_f64(), "{key} of {tensor}");
+        }
+        assert_eq!(cells[11].1, tensor["note"].as_str().unwrap_or_default());
     }
     let encodings = json["encodings"].as_array().unwrap();
     assert_eq!(encodings.len(), 5);
     for encoding in encodings {
         let cells = cells(&page, encoding["encoding"].as_str().unwrap());
-        for (key, cell) in ["tensors", "parameters", "bytes", "bpw", "relative_mse"].into_iter().zip(cells) {
-            assert_eq!(exact(cell), encoding[key].as_f64(), "{key} of {encoding}");
+        let keys = ["tensors", "parameters", "bytes", "bpw", "relative_mse"];
+        for (key, cell) in keys.into_iter().zip(&cells) {
+            assert_eq!(exact(*cell), encoding[key].as_f64(), "{key} of {encoding}");
+        }
+        for (key, cell) in SPEEDS.into_iter().zip(&cells[5..]) {
+            assert_eq!(exact(*cell), encoding["decode"][key].as_f64(), "{key} of {encoding}");
         }
     }
     let sum = |key: &str| encodings.iter().map(|encoding| encoding[key].as_u64().unwrap()).sum::<u64>();
@@ -63,6 +73,8 @@ fn figures_are_those_of_the_json() {
         "source.safetensors",
         "all 14 checksums match",
         "<dd>1.0</dd>",
+        "<figcaption>Decoding, Gweights/s</figcaption>",
+        "<dt>Decoded and compared</dt>",
     ] {
         assert!(page.contains(text), "{text}");
     }
@@ -81,10 +93,18 @@ fn a_source_is_not_needed() {
 #[test]
 fn pages_are_reproducible_and_load_nothing() {
     let (folder, page, _) = page(&["model.ccq", "--source", "source.safetensors"]);
-    let again =
-        ["model.ccq", "--source", "source.safetensors", "--quiet", "--threads", "1", "--html", "again.html"];
-    folder.run(&again).expect(0, &[]);
-    assert_eq!(page.as_bytes(), folder.read("again.html"));
+    let again = |args: &[&str], name| {
+        folder.run(&[&["model.ccq", "--quiet", "--html", name], args].concat()).expect(0, &[]);
+        String::from_utf8(folder.read(name)).unwrap()
+    };
+    // All but the speeds.
+    let errors = |page: &str| {
+        let rest = page.split_once("<section aria-labelledby=\"layers\">").unwrap().1;
+        rest.split_once("</section>").unwrap().0.to_string()
+    };
+    let compared = again(&["--source", "source.safetensors", "--threads", "1"], "compared.html");
+    assert_eq!(errors(&page), errors(&compared));
+    assert_eq!(again(&[], "a.html"), again(&["--threads", "1"], "b.html"));
     for text in ["://", "src=", "href=", "@import", "url("] {
         assert!(!page.contains(text), "{text}");
     }

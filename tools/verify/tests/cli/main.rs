@@ -5,6 +5,8 @@ mod bench;
 mod browser;
 mod check;
 mod compare;
+#[cfg(target_os = "linux")]
+mod device;
 mod fixture;
 mod html;
 mod list;
