@@ -12,6 +12,17 @@
 //! state 1      x x x x        word >> 2 & 0xF
 //! state 2          x x x x    word >> 0 & 0xF
 //! ```
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::indexing_slicing,
+        clippy::cast_possible_truncation,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 use core::fmt;
 
@@ -43,7 +54,8 @@ impl Segment {
 
     /// T = L + (N - 1) S: bits of the segment's codeword.
     pub const fn bits(self) -> u32 {
-        self.state_bits as u32 + (self.states as u32).saturating_sub(1) * self.shift as u32
+        let steps = (self.states as u32).saturating_sub(1);
+        steps.saturating_mul(self.shift as u32).saturating_add(self.state_bits as u32)
     }
 }
 
@@ -196,7 +208,7 @@ impl Code {
                 return Err(CodeError::Segment(segment));
             }
             *slot = segment;
-            bits += segment.bits();
+            bits = bits.saturating_add(segment.bits());
         }
         match (word_bits, cluster) {
             (8 | 16, None) if bits != u32::from(word_bits) => {
@@ -271,16 +283,18 @@ impl Code {
         let mut top = self.code_bits();
         for segment in self.segments() {
             let width = u32::from(segment.state_bits);
+            // A valid code's segments end at bit 0, and its states have 1 to 16 bits: nothing saturates.
             for j in 0..u32::from(segment.states) {
                 if let Some(slot) = slots.next() {
+                    let below = width.saturating_add(j.saturating_mul(segment.shift.into()));
                     *slot = State {
-                        shift: top - width - j * u32::from(segment.shift),
-                        mask: (1 << width) - 1,
-                        zero_point: 1 << (width - 1),
+                        shift: top.saturating_sub(below),
+                        mask: (1u32 << width).wrapping_sub(1),
+                        zero_point: (1i32 << width) / 2,
                     };
                 }
             }
-            top -= segment.bits();
+            top = top.saturating_sub(segment.bits());
         }
         out
     }
@@ -300,7 +314,7 @@ impl Code {
         let per_word = self.states_per_word();
         match (self.group_size(), self.cluster) {
             (Some(size), None) => {
-                let last = (size - 1) % per_word;
+                let last = size.saturating_sub(1).checked_rem(per_word).unwrap_or(0);
                 self.states().get(last).map_or(0, |state| state.shift)
             }
             _ => 0,
@@ -311,7 +325,7 @@ impl Code {
     pub const fn max_local_scale(&self) -> i32 {
         match self.local_scale {
             LocalScale::None => 1,
-            LocalScale::Embedded { bits } => (1 << bits) - 1,
+            LocalScale::Embedded { bits } => (1i32 << bits).wrapping_sub(1),
             LocalScale::Nibble => 15,
             LocalScale::Signed8 => 127,
         }

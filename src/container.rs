@@ -1,4 +1,15 @@
 //! An open container: an [`Index`] and the bytes of its file.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::indexing_slicing,
+        clippy::cast_possible_truncation,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 use core::ops::Range;
 #[cfg(feature = "std")]

@@ -1,5 +1,15 @@
 //! The code cluster: a stored byte q and two parameters a row give a longer code (paper, section 3.3; spec,
 //! clause 6.5). Both kinds are exact on every machine.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 use crate::code::Cluster;
 
@@ -50,6 +60,7 @@ impl ClusterParams {
     ///
     /// # Panics
     /// When `row` has not the kind's length.
+    #[allow(clippy::indexing_slicing)]
     pub fn write(self, row: &mut [u8]) {
         match self {
             Self::Q8 { a, zp } => {
@@ -66,6 +77,7 @@ impl ClusterParams {
     /// The code of `q`: the low bits of the formula's value, in two's complement, of which the states read as
     /// many as the code has.
     #[inline]
+    #[allow(clippy::arithmetic_side_effects)] // the largest sum, of extreme parameters, has 26 bits
     pub fn code(self, q: u8) -> u16 {
         let code = match self {
             Self::Q8 { a, zp } => (i32::from(a) * i32::from(q) + 256 * i32::from(zp) + 128) >> 8,
@@ -93,7 +105,8 @@ fn fused_multiply_add(q: u8, scale: f32, addend: f32) -> f32 {
         return sum as f32;
     }
     let away = (error > 0.0) == (sum > 0.0);
-    f64::from_bits(if away { sum.to_bits() + 1 } else { sum.to_bits() - 1 }) as f32
+    let odd = if away { sum.to_bits().wrapping_add(1) } else { sum.to_bits().wrapping_sub(1) };
+    f64::from_bits(odd) as f32
 }
 
 /// `floor`, saturating to i32, NaN to 0.

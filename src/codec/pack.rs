@@ -1,4 +1,14 @@
 //! Words <-> bytes: one row of a quantized matrix written into its planes.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 use super::ClusterParams;
 use super::scale::write_local_scale;
@@ -7,9 +17,10 @@ use crate::code::Code;
 /// The stored word at `index` of a row of the code plane, one or two bytes; 0 past the row.
 #[inline]
 pub fn read_word(word_bytes: usize, row: &[u8], index: usize) -> u16 {
-    let low = row.get(index * word_bytes).copied().unwrap_or(0);
-    let high = if word_bytes == 2 { row.get(index * 2 + 1).copied().unwrap_or(0) } else { 0 };
-    u16::from_le_bytes([low, high])
+    match word_bytes {
+        2 => row.as_chunks().0.get(index).map_or(0, |bytes| u16::from_le_bytes(*bytes)),
+        _ => row.get(index).copied().unwrap_or(0).into(),
+    }
 }
 
 /// One row of each plane, to be written.
@@ -31,6 +42,7 @@ impl RowMut<'_> {
     ///
     /// # Panics
     /// When a slice is not of the row's length or a value does not fit its width: errors of the quantizer.
+    #[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
     pub fn pack(
         self,
         code: &Code,

@@ -1,4 +1,14 @@
 //! Local scales: integers embedded in the words, in nibbles or in bytes (paper, section 3.4; spec, clause 6.4).
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 use super::Planes;
 use super::pack::read_word;
@@ -11,7 +21,7 @@ pub fn local_scale(code: &Code, words_per_group: usize, row: &Planes<'_>, group:
     match code.local_scale() {
         LocalScale::None => 1,
         LocalScale::Embedded { bits } => {
-            let last = read_word(code.word_bytes(), row.code, (group + 1) * words_per_group - 1);
+            let last = read_word(code.word_bytes(), row.code, last_word(words_per_group, group));
             i32::from(last & mask(bits))
         }
         LocalScale::Nibble => i32::from(byte(group / 2) >> if group.is_multiple_of(2) { 4 } else { 0 } & 0xF),
@@ -23,6 +33,7 @@ pub fn local_scale(code: &Code, words_per_group: usize, row: &Planes<'_>, group:
 ///
 /// # Panics
 /// When the value does not fit the code's width, or the group lies past the row.
+#[allow(clippy::indexing_slicing)]
 pub(super) fn write_local_scale(
     code: &Code,
     words_per_group: usize,
@@ -36,9 +47,9 @@ pub(super) fn write_local_scale(
     match code.local_scale() {
         LocalScale::None => {}
         LocalScale::Embedded { .. } => {
-            let start = ((group + 1) * words_per_group - 1) * code.word_bytes();
+            let start = last_word(words_per_group, group).saturating_mul(code.word_bytes());
             let bytes = value.to_le_bytes();
-            for (stored, byte) in code_row[start..start + code.word_bytes()].iter_mut().zip(bytes) {
+            for (stored, byte) in code_row[start..].iter_mut().take(code.word_bytes()).zip(bytes) {
                 *stored |= byte;
             }
         }
@@ -50,7 +61,12 @@ pub(super) fn write_local_scale(
     }
 }
 
+/// The last word of a full group, which holds its embedded scale.
+const fn last_word(words_per_group: usize, group: usize) -> usize {
+    group.wrapping_add(1).wrapping_mul(words_per_group).wrapping_sub(1)
+}
+
 /// The low `bits` bits of a word.
 const fn mask(bits: u8) -> u16 {
-    ((1u32 << bits) - 1) as u16
+    (1u32 << bits).wrapping_sub(1) as u16
 }
