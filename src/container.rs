@@ -122,10 +122,14 @@ impl Container<'_> {
     /// The part of [`Container::verify`] that is not about checksums.
     ///
     /// # Errors
-    /// The first `Padding` or `NonFinite`.
+    /// The first `Padding` or `NonFinite`; [`Container::value_checks`] gives all of them.
     pub fn verify_values(&self) -> Result<(), Error> {
-        verify::check_padding(&self.index, self.bytes.get())?;
-        self.index.tensors().try_for_each(|tensor| verify::check_planes(&tensor, self.bytes.get()))
+        self.value_checks().try_for_each(|part| part.verify())
+    }
+
+    /// The parts of [`Container::verify_values`], which can be checked in parallel.
+    pub fn value_checks(&self) -> impl Iterator<Item = verify::ValueCheck<'_>> {
+        verify::value_checks(&self.index, self.bytes.get())
     }
 }
 

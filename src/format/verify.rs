@@ -52,11 +52,40 @@ pub fn chunks<'a>(index: &'a Index, file: &'a [u8]) -> impl Iterator<Item = Chun
     })
 }
 
+/// A part of the checks that are not about a plane's checksum: what stands between planes, or the values of one
+/// tensor. Parts can be checked in any order, in parallel.
+#[derive(Clone, Copy, Debug)]
+pub struct ValueCheck<'a> {
+    index: &'a Index,
+    /// The tensor, `None` for what belongs to none.
+    tensor: Option<TensorInfo<'a>>,
+    file: &'a [u8],
+}
+
+impl ValueCheck<'_> {
+    /// Checks this part.
+    ///
+    /// # Errors
+    /// Its first `Padding`, `NonFinite` or, of a section that `open` skips, `Checksum`.
+    pub fn verify(&self) -> Result<(), Error> {
+        match &self.tensor {
+            None => check_padding(self.index, self.file),
+            Some(tensor) => check_planes(tensor, self.file),
+        }
+    }
+}
+
+/// Every [`ValueCheck`] of a file: what stands between planes, then the tensors in order. `file` is the whole file.
+pub fn value_checks<'a>(index: &'a Index, file: &'a [u8]) -> impl Iterator<Item = ValueCheck<'a>> {
+    let tensors = core::iter::once(None).chain(index.tensors().map(Some));
+    tensors.map(move |tensor| ValueCheck { index, tensor, file })
+}
+
 /// Checks the sections that `open` skips, and the zeros between sections and between planes.
 ///
 /// # Errors
 /// `Checksum`; `Padding`, naming the plane after it.
-pub fn check_padding(index: &Index, file: &[u8]) -> Result<(), Error> {
+fn check_padding(index: &Index, file: &[u8]) -> Result<(), Error> {
     let slice = |start, end| usize_range(start, end).and_then(|range| file.get(range)).unwrap_or_default();
     let mut position = index.sections().first().map_or(0, |section| section.offset);
     for section in index.sections() {
@@ -80,7 +109,7 @@ pub fn check_padding(index: &Index, file: &[u8]) -> Result<(), Error> {
 ///
 /// # Errors
 /// `Padding` and `NonFinite`.
-pub fn check_planes(tensor: &TensorInfo<'_>, file: &[u8]) -> Result<(), Error> {
+fn check_planes(tensor: &TensorInfo<'_>, file: &[u8]) -> Result<(), Error> {
     let (Encoding::Coded(code), Some((rows, in_features))) = (tensor.encoding(), tensor.rows_and_features())
     else {
         return Ok(());

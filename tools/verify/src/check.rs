@@ -89,10 +89,12 @@ fn check_payload(container: &Container<'_>, report: &mut Report, progress: &Prog
         };
         chunks.par_iter().map(check).collect::<Result<Vec<_>, _>>()
     };
-    let (checksums, values) = rayon::join(checksums, || container.verify_values());
+    let parts: Vec<_> = container.value_checks().collect();
+    let values = || -> Vec<_> { parts.par_iter().filter_map(|part| part.verify().err()).collect() };
+    let (checksums, values) = rayon::join(checksums, values);
     let damaged: Vec<_> = checksums?.into_iter().flatten().collect();
     report.checksums = Checksums { checked: chunks.len() as u64, damaged: damaged.len() as u64 };
-    report.problems.extend(damaged.iter().chain(&values.err()).map(Problem::damaged));
+    report.problems.extend(damaged.iter().chain(&values).map(Problem::damaged));
     Ok(())
 }
 

@@ -68,6 +68,26 @@ fn damaged_padding_is_found() {
 }
 
 #[test]
+fn damage_in_several_tensors_is_all_named() {
+    let folder = Folder::model();
+    let mut bytes = folder.read("model.ccq");
+    let container = Container::read(folder.path("model.ccq")).unwrap();
+    let plane = |name, kind| *container.tensor(name).unwrap().info().plane(kind).unwrap();
+    let scales = plane("layer.0.weight", PlaneKind::SuperScale);
+    bytes[scales.offset as usize..][..4].fill(0xFF);
+    let rows = plane("layer.10.weight", PlaneKind::Code);
+    bytes[(rows.offset + rows.row_stride - 1) as usize] = 1;
+    folder.write("rows.ccq", &bytes);
+    let texts = [
+        "error: rows.ccq: [5.6] `layer.0.weight`",
+        "NaN is not a finite number",
+        "error: rows.ccq: [5.4] padding of a row at `layer.10.weight`",
+        "2 of 14",
+    ];
+    folder.run(&["rows.ccq", "--threads", "2"]).expect(3, &texts);
+}
+
+#[test]
 fn files_that_are_no_containers_are_refused() {
     let folder = Folder::model();
     let bytes = folder.read("model.ccq");
