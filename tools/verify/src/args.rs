@@ -99,6 +99,9 @@ pub struct CheckArgs {
     /// Where to compute errors: auto (a GPU if there is one), cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto", requires = "source")]
     pub device: Choice,
+    /// Write the model's own files, such as its configuration, below DIR instead of checking; replaces nothing
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["source", "json", "html", "max_error"])]
+    pub extract_blobs: Option<PathBuf>,
     /// Threads to use [default: all cores]
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
     pub threads: Option<usize>,

@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod compare;
 mod device;
+mod extract;
 mod failure;
 mod html;
 mod list;
@@ -31,7 +32,10 @@ fn main() -> Exit {
     let done = match &args.command {
         Some(Command::List(args)) => list::run(args),
         Some(Command::Bench(args)) => bench::run(args),
-        None => check::run(&args.check),
+        None => match &args.check.extract_blobs {
+            Some(folder) => extract::run(args.check.file(), folder),
+            None => check::run(&args.check),
+        },
     };
     done.unwrap_or_else(|failure| failure.report())
 }

@@ -7,6 +7,7 @@ mod check;
 mod compare;
 #[cfg(target_os = "linux")]
 mod device;
+mod extract;
 mod fixture;
 mod html;
 mod list;
