@@ -42,6 +42,7 @@ const LIST_EXAMPLES: &str = "\
 Examples:
   ccq-verify list model.ccq
   ccq-verify list model.ccq --json | jq -r '.tensors[].name'
+  ccq-verify list model.ccq --sha256 > model.sha256
 
 Only the front of the file is read: a download that has just begun, or one with a damaged payload, is listed.";
 
@@ -122,6 +123,9 @@ impl CheckArgs {
 pub struct ListArgs {
     /// The container to list
     pub file: PathBuf,
+    /// Print the SHA-256 of the front and of every plane instead, to be signed; reads the whole file
+    #[arg(long)]
+    pub sha256: bool,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

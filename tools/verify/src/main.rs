@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod compare;
 mod device;
+mod digest;
 mod extract;
 mod failure;
 mod html;
@@ -30,6 +31,7 @@ fn main() -> Exit {
         }
     };
     let done = match &args.command {
+        Some(Command::List(args)) if args.sha256 => digest::run(&args.file, args.json),
         Some(Command::List(args)) => list::run(args),
         Some(Command::Bench(args)) => bench::run(args),
         None => match &args.check.extract_blobs {

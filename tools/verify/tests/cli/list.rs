@@ -1,8 +1,13 @@
 //! The index alone.
 
+use std::fs::File;
+use std::path::Path;
+use std::process::Command;
+
+use ccq::Container;
 use serde_json::json;
 
-use crate::fixture::{Folder, TEXT, tensors};
+use crate::fixture::{Folder, Run, TEXT, tensors};
 
 #[test]
 fn tensors_metadata_and_blobs_are_listed() {
@@ -54,6 +59,37 @@ fn the_payload_is_not_needed() {
     folder.write("model.ccq", &damaged);
     let run = folder.run(&["list", "model.ccq", "--json"]).expect(0, &[]);
     assert_eq!((run.err.as_str(), run.json()), ("", whole));
+}
+
+/// Against Python's SHA-256, whose digests of the file's own ranges must be the same.
+#[test]
+fn digests_are_those_of_the_ranges() {
+    const DIGEST: &str = "
+import hashlib, json, sys
+data = open(sys.argv[1], 'rb').read()
+for part in json.load(sys.stdin):
+    print(hashlib.sha256(data[part['offset']:part['offset'] + part['bytes']]).hexdigest(), end='  ')
+    print((part['plane'] + '  ' + part['name']).strip())
+";
+    let folder = Folder::model();
+    let later = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden/later-minor.ccq");
+    std::fs::copy(later, folder.path("later.ccq")).unwrap();
+    for file in ["model.ccq", "later.ccq"] {
+        let json = folder.run(&["list", file, "--sha256", "--json"]).expect(0, &[]).out;
+        folder.write("parts.json", json.as_bytes());
+        let mut python = Command::new("python3");
+        python.arg("-c").arg(DIGEST).arg(folder.path(file));
+        let expected = Run::of(python.stdin(File::open(folder.path("parts.json")).unwrap()));
+        assert_eq!(folder.run(&["list", file, "--sha256"]).expect(0, &[]).out, expected.expect(0, &[]).out);
+    }
+    let found = folder.run(&["list", "model.ccq", "--sha256", "--json"]).expect(0, &[]).out;
+    let parts: Vec<serde_json::Value> = serde_json::from_str(&found).unwrap();
+    let bytes: u64 = parts.iter().map(|part| part["bytes"].as_u64().unwrap()).sum();
+    let container = Container::read(folder.path("model.ccq")).unwrap();
+    let front = container.index().sections().last().unwrap().offset;
+    assert_eq!(bytes, front + container.index().planes().iter().map(|plane| plane.len).sum::<u64>());
+    folder.write("short.ccq", &folder.read("model.ccq")[..20_000]);
+    folder.run(&["list", "short.ccq", "--sha256"]).expect(3, &["cut short"]);
 }
 
 #[test]
