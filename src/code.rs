@@ -491,7 +491,7 @@ impl Family {
     }
 
     /// Segments, bits of the stored word, and whether a cluster expands it.
-    const fn shape(self) -> (&'static [Segment], u8, bool) {
+    pub(crate) const fn shape(self) -> (&'static [Segment], u8, bool) {
         const CCQ275: &[Segment] = &[Segment::new(4, 3, 2)];
         const CCQ25: &[Segment] = &[Segment::new(3, 3, 2), Segment::new(3, 4, 2)];
         const CCQ206: &[Segment] = &[Segment::new(6, 4, 3)];

@@ -1,19 +1,30 @@
 //! Packed codes <-> f32. Knows slices and a [`Code`], no files.
 //!
-//! [`Matrix`] is a quantized matrix whose planes were checked against its dimensions once; decoding it cannot
-//! fail after that. [`RowMut`] is one row of the same planes to write into. [`portable`] defines every result.
+//! [`Matrix`] is a quantized matrix whose planes were checked against its dimensions once; decoding and multiplying
+//! it cannot fail after that. [`RowMut`] is one row of the same planes to write into. [`portable`] defines every
+//! decoded value; named codes have faster ways to the same bits on x86-64 with AVX2 or AVX-512, chosen at run time.
 
+mod activations;
 mod cluster;
+mod element;
 mod pack;
 pub mod portable;
+mod product;
 mod scale;
+mod simd;
 
 use core::fmt;
 use core::ops::Range;
 
+pub use activations::Activations;
 pub use cluster::ClusterParams;
+pub use element::Element;
 pub use pack::{RowMut, read_word};
 pub use scale::local_scale;
+#[doc(hidden)]
+pub use simd::Isa;
+use simd::kernel::Decode;
+use simd::plan::Plan;
 
 use crate::code::{Code, PlaneSizes};
 
@@ -61,6 +72,13 @@ pub enum SizeError {
         /// Values it has room for.
         found: usize,
     },
+    /// The vectors to multiply with are not of the matrix's width.
+    Input {
+        /// Values of a vector, as many as a row has weights.
+        expected: usize,
+        /// Values given.
+        found: usize,
+    },
 }
 
 impl fmt::Display for SizeError {
@@ -73,6 +91,9 @@ impl fmt::Display for SizeError {
             Self::Rows { start, end, rows } => write!(f, "rows {start}..{end} of a matrix of {rows} rows"),
             Self::Output { expected, found } => {
                 write!(f, "output buffer of {found} values, expected {expected}")
+            }
+            Self::Input { expected, found } => {
+                write!(f, "input of {found} values, expected vectors of {expected}")
             }
         }
     }
@@ -88,7 +109,12 @@ pub struct Matrix<'a> {
     in_features: usize,
     row_stride: usize,
     planes: Planes<'a>,
+    plan: Option<&'static Plan>,
+    isa: Isa,
 }
+
+/// Outputs of so many bytes are decoded past the caches: they would not stay there.
+const PAST_CACHES: usize = 4 << 20;
 
 impl<'a> Matrix<'a> {
     /// Joins planes to their dimensions.
@@ -110,7 +136,15 @@ impl<'a> Matrix<'a> {
             }
         }
         let row_stride = usize::try_from(sizes.row_stride).map_err(|_| SizeError::TooLarge)?;
-        Ok(Self { code, rows, in_features, row_stride, planes })
+        let (plan, isa) = (Plan::find(&code), Isa::detect());
+        Ok(Self { code, rows, in_features, row_stride, planes, plan, isa })
+    }
+
+    /// The same matrix, worked on in another instruction set, to compare them.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_isa(self, isa: Isa) -> Self {
+        Self { isa, ..self }
     }
 
     /// The code description.
@@ -155,20 +189,29 @@ impl<'a> Matrix<'a> {
     /// # Errors
     /// [`SizeError::Rows`] and [`SizeError::Output`]; nothing is written then.
     pub fn decode_rows_into(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), SizeError> {
+        self.decode_rows_as(rows, out)
+    }
+
+    /// Decodes a range of rows to f32, f16 or bf16, row-major, `in_features` values a row.
+    ///
+    /// Four MiB and more in one call are written past the caches where the processor can.
+    ///
+    /// # Errors
+    /// [`SizeError::Rows`] and [`SizeError::Output`]; nothing is written then.
+    pub fn decode_rows_as<T: Element>(&self, rows: Range<usize>, out: &mut [T]) -> Result<(), SizeError> {
+        self.check(&rows, self.in_features, out.len())?;
+        let past_caches = size_of_val(out) >= PAST_CACHES;
+        self.isa.run(Decode { matrix: self, rows, out, past_caches });
+        Ok(())
+    }
+
+    /// Whether the rows are the matrix's and the output holds so many values of each.
+    fn check(&self, rows: &Range<usize>, values: usize, found: usize) -> Result<(), SizeError> {
         if rows.start > rows.end || rows.end > self.rows {
             return Err(SizeError::Rows { start: rows.start, end: rows.end, rows: self.rows });
         }
-        let expected = (rows.end - rows.start) * self.in_features;
-        if out.len() != expected {
-            return Err(SizeError::Output { expected, found: out.len() });
-        }
-        let decoder = portable::Decoder::new(&self.code);
-        for (row, out) in rows.zip(out.chunks_exact_mut(self.in_features.max(1))) {
-            if let Some(planes) = self.row(row) {
-                decoder.decode_row(planes, out);
-            }
-        }
-        Ok(())
+        let expected = (rows.end - rows.start).saturating_mul(values);
+        if found == expected { Ok(()) } else { Err(SizeError::Output { expected, found }) }
     }
 
     /// Bytes from one row of the code plane to the next.

@@ -8,6 +8,7 @@
 //!         weight = fl32((code >> shift[s] & mask[s]) - zero_point[s]) * scale)
 //! ```
 
+use super::element::Element;
 use super::pack::read_word;
 use super::scale::local_scale;
 use super::{ClusterParams, Planes};
@@ -37,29 +38,40 @@ impl Decoder {
     }
 
     /// Decodes one row. Planes that are too short read as zero.
-    pub fn decode_row(&self, row: Planes<'_>, out: &mut [f32]) {
+    pub fn decode_row<T: Element>(&self, row: Planes<'_>, out: &mut [T]) {
         let super_scale = row.super_scale.first_chunk().map_or(0.0, |bytes| f32::from_le_bytes(*bytes));
+        self.read_row(row, out, super_scale, |state, scale| T::from_f32(state as f32 * scale));
+    }
+
+    /// The states of one row, less their zero points.
+    pub(super) fn states_of_row(&self, row: Planes<'_>, out: &mut [i32]) {
+        self.read_row(row, out, 1.0, |state, _| state);
+    }
+
+    /// What `weight` makes of each state and its scale.
+    fn read_row<W>(&self, row: Planes<'_>, out: &mut [W], super_scale: f32, weight: impl Fn(i32, f32) -> W) {
         let cluster = self.code.cluster().and_then(|kind| ClusterParams::read(kind, row.cluster));
         match (cluster, self.code.word_bytes()) {
-            (Some(params), _) => self.decode_groups(row, out, super_scale, |row, index| {
+            (Some(params), _) => self.read_groups(row, out, super_scale, weight, |row, index| {
                 params.code(row.code.get(index).copied().unwrap_or(0)).into()
             }),
-            (None, 1) => self.decode_groups(row, out, super_scale, |row, index| {
+            (None, 1) => self.read_groups(row, out, super_scale, weight, |row, index| {
                 row.code.get(index).copied().unwrap_or(0).into()
             }),
-            (None, _) => {
-                self.decode_groups(row, out, super_scale, |row, index| read_word(2, row.code, index).into())
-            }
+            (None, _) => self.read_groups(row, out, super_scale, weight, |row, index| {
+                read_word(2, row.code, index).into()
+            }),
         }
     }
 
-    /// Decodes all groups of a row, given how a stored word becomes a code.
+    /// The same for all groups of a row, given how a stored word becomes a code.
     #[inline]
-    fn decode_groups(
+    fn read_groups<W>(
         &self,
         row: Planes<'_>,
-        out: &mut [f32],
+        out: &mut [W],
         super_scale: f32,
+        weight: impl Fn(i32, f32) -> W,
         code_at: impl Fn(&Planes<'_>, usize) -> u32,
     ) {
         let words_per_group = self.code.words_per_group(out.len());
@@ -71,8 +83,8 @@ impl Decoder {
             for (index, weights) in weights.chunks_mut(self.states_per_word).enumerate() {
                 let code = code_at(&row, first_word + index);
                 let states = self.shift.iter().zip(&self.mask).zip(&self.zero_point);
-                for (weight, ((&shift, &mask), &zero_point)) in weights.iter_mut().zip(states) {
-                    *weight = ((code >> shift & mask).cast_signed() - zero_point) as f32 * scale;
+                for (out, ((&shift, &mask), &zero_point)) in weights.iter_mut().zip(states) {
+                    *out = weight((code >> shift & mask).cast_signed() - zero_point, scale);
                 }
             }
         }

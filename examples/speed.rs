@@ -1,0 +1,161 @@
+//! How fast this processor decodes and multiplies matrices of random weights, to be asked over standard input: what
+//! `benches/compare.py` measures with, in turns with others on the same machine.
+//!
+//!     echo ccq-2.06 int8 4096 4096 64 1 1 | cargo run --release --example speed
+//!
+//! A line names an encoding, an operation (decode, decode_f16, decode_bf16, matrix, memset, exact, int8), rows, columns,
+//! copies of the matrix to take in turn, threads, vectors, and optionally an instruction set; the answer is the
+//! seconds of the fastest pass over one copy, after as many passes as there are copies, and the megabytes of each.
+//!
+//! decode goes row by row into one buffer, matrix into memory for all rows, memset fills that memory; exact and int8
+//! are products, rounding the vectors included.
+
+use std::collections::HashMap;
+use std::hint::black_box;
+use std::io::{BufRead, Write};
+use std::time::Instant;
+
+use ccq::code::{Code, Family};
+use ccq::codec::{Activations, ClusterParams, Isa, Matrix, Planes};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut kept = HashMap::new();
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [encoding, operation, numbers @ ..] = words.as_slice() else { return Err(line.into()) };
+        let number =
+            |at: usize| numbers.get(at).ok_or("a number is missing")?.parse().map_err(|_| "no number");
+        let (rows, columns, copies): (usize, usize, usize) = (number(0)?, number(1)?, number(2)?);
+        let (threads, vectors): (usize, usize) = (number(3)?, number(4)?);
+        let (name, group) = encoding.split_once(':').unwrap_or((encoding, ""));
+        let family = Family::from_name(name).ok_or("no such encoding")?;
+        let code = if group.is_empty() { family.default_code() } else { family.code(group.parse()?) }?;
+        let key = (code, rows, columns, copies);
+        if !kept.contains_key(&key) {
+            kept.clear(); // one at a time: they are large
+        }
+        let planes = kept.entry(key).or_insert_with(|| random(&code, rows, columns, copies));
+        let isa =
+            numbers.get(5).map_or(Some(Isa::detect()), |name| Isa::all().find(|isa| isa.name() == *name));
+        let isa = isa.ok_or("no such instruction set")?;
+        let matrices =
+            planes.iter().map(|planes| matrix(code, rows, columns, planes).with_isa(isa)).collect();
+        let seconds = Bench { matrices, threads: threads.max(1), vectors }.run(operation)?;
+        let bytes: usize = planes.first().map_or(0, |planes| planes.iter().map(Vec::len).sum());
+        println!("{seconds:e} {:.3}", bytes as f64 / 1e6);
+        std::io::stdout().flush()?;
+    }
+    Ok(())
+}
+
+/// Random codes and scales, the same bits in every copy.
+fn random(code: &Code, rows: usize, columns: usize, copies: usize) -> Vec<[Vec<u8>; 4]> {
+    let sizes = code.plane_sizes(rows as u64, columns as u64).expect("a matrix that fits memory");
+    let mut state = 0x9E37_79B9_7F4A_7C15u64;
+    let mut bytes = |len: u64| -> Vec<u8> {
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 24) as u8
+        };
+        (0..len).map(|_| next()).collect()
+    };
+    let planes = [
+        bytes(sizes.code),
+        bytes(sizes.local_scale),
+        0.01f32.to_le_bytes().repeat(rows),
+        if sizes.cluster == 0 { Vec::new() } else { bytes(0) },
+    ];
+    let mut planes = planes;
+    if let Some(kind) = code.cluster() {
+        let mut pair = vec![0; ClusterParams::stored_bytes(kind)];
+        ClusterParams::Q8 { a: 30_721, zp: 1234 }.write(&mut pair);
+        planes[3] = pair.repeat(rows);
+    }
+    vec![planes; copies]
+}
+
+fn matrix(code: Code, rows: usize, columns: usize, planes: &[Vec<u8>; 4]) -> Matrix<'_> {
+    let [code_plane, local_scale, super_scale, cluster] = planes;
+    let planes = Planes { code: code_plane, local_scale, super_scale, cluster };
+    Matrix::new(code, rows, columns, planes).expect("planes of the sizes asked for")
+}
+
+struct Bench<'a> {
+    matrices: Vec<Matrix<'a>>,
+    threads: usize,
+    vectors: usize,
+}
+
+impl Bench<'_> {
+    fn run(&self, operation: &str) -> Result<f64, String> {
+        let (rows, columns) = (self.matrices[0].rows(), self.matrices[0].in_features());
+        let x: Vec<f32> = (0..columns * self.vectors).map(|at| (at % 7) as f32 - 3.0).collect();
+        let mut y = vec![0.0f32; rows * self.vectors];
+        let mut row = vec![0.0f32; columns];
+        match operation {
+            "decode" => Ok(self.best(|matrix| {
+                (0..rows).for_each(|r| matrix.decode_rows_into(r..r + 1, black_box(&mut row)).unwrap());
+            })),
+            "decode_f16" => {
+                let mut row = vec![half::f16::ZERO; columns];
+                Ok(self.best(|matrix| {
+                    (0..rows).for_each(|r| matrix.decode_rows_as(r..r + 1, black_box(&mut row)).unwrap());
+                }))
+            }
+            "decode_bf16" => {
+                let mut row = vec![half::bf16::ZERO; columns];
+                Ok(self.best(|matrix| {
+                    (0..rows).for_each(|r| matrix.decode_rows_as(r..r + 1, black_box(&mut row)).unwrap());
+                }))
+            }
+            "matrix" => {
+                let mut out = vec![1.0f32; rows * columns];
+                Ok(self.best(|matrix| matrix.decode_rows_into(0..rows, black_box(&mut out)).unwrap()))
+            }
+            "memset" => {
+                let mut out = vec![1u8; rows * columns * 4];
+                Ok(self.best(|_| black_box(&mut out).fill(0)))
+            }
+            "exact" => Ok(self.best(|matrix| {
+                self.share(&mut y, |rows, y| matrix.matvec_rows(rows, black_box(&x), y).unwrap());
+            })),
+            "int8" => Ok(self.best(|matrix| {
+                let x = Activations::new(black_box(&x), columns);
+                self.share(&mut y, |rows, y| matrix.matvec_int8_rows(rows, &x, y).unwrap());
+            })),
+            _ => Err(format!("no operation is called {operation}")),
+        }
+    }
+
+    /// The rows in as many equal parts as there are threads.
+    fn share(&self, y: &mut [f32], part: impl Fn(std::ops::Range<usize>, &mut [f32]) + Sync) {
+        let rows = y.len() / self.vectors;
+        let size = rows.div_ceil(self.threads);
+        std::thread::scope(|scope| {
+            let mut parts = y.chunks_mut((size * self.vectors).max(1)).enumerate();
+            let first = parts.next();
+            for (at, y) in parts {
+                let part = &part;
+                scope.spawn(move || part(at * size..at * size + y.len() / self.vectors, y));
+            }
+            if let Some((_, y)) = first {
+                part(0..y.len() / self.vectors, y);
+            }
+        });
+        black_box(y);
+    }
+
+    /// Seconds of the fastest pass.
+    fn best(&self, mut pass: impl FnMut(&Matrix<'_>)) -> f64 {
+        let mut best = f64::INFINITY;
+        for matrix in &self.matrices {
+            let start = Instant::now();
+            pass(black_box(matrix));
+            best = best.min(start.elapsed().as_secs_f64());
+        }
+        best
+    }
+}

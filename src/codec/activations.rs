@@ -1,0 +1,153 @@
+//! Vectors to multiply with, rounded to eight bits.
+
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt;
+
+use super::simd::plan::{BLOCK, HALF};
+
+/// Blocks whose scales are worked on together: the sums are padded to a multiple of it.
+pub(super) const CHUNK: usize = 32;
+
+/// Vectors rounded to signed bytes, with a scale for each 64 values: the input of [`Matrix::matvec_int8`].
+///
+/// A value x becomes `round(x / scale) * scale` where scale is the largest magnitude of its 64 divided by 127, so that
+/// it is off by half a scale at most. A product is then off by no more than the sum of `|w| scale / 2` over the row,
+/// beside what f32 arithmetic loses; for values without structure some `0.006 |w| |x|`, the errors being independent.
+/// Infinities and NaNs make the products of their block unspecified.
+///
+/// [`Matrix::matvec_int8`]: super::Matrix::matvec_int8
+#[derive(Clone)]
+pub struct Activations {
+    in_features: usize,
+    vectors: usize,
+    blocks: usize,
+    values: Vec<Values>,
+    scales: Vec<f32>,
+    /// Of each half block: the sum of its values, times the scale. Zeros after the last, to a whole chunk.
+    sums: Vec<[f32; 2]>,
+}
+
+/// The values of a block, in one cache line.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Values([i8; BLOCK]);
+
+impl Activations {
+    /// Rounds vectors of `in_features` values, one after the other; values after the last whole vector are left out.
+    pub fn new(x: &[f32], in_features: usize) -> Self {
+        let vectors = x.len().checked_div(in_features).unwrap_or(0);
+        let blocks = in_features.div_ceil(BLOCK);
+        let padded = blocks.next_multiple_of(CHUNK);
+        let mut values = Vec::with_capacity(vectors * blocks);
+        let mut scales = Vec::with_capacity(vectors * blocks);
+        let mut sums = vec![[0.0; 2]; vectors * padded];
+        for (x, sums) in x.chunks_exact(in_features.max(1)).zip(sums.chunks_exact_mut(padded.max(1))) {
+            for (x, sums) in x.chunks(BLOCK).zip(sums) {
+                let mut block = [0.0; BLOCK];
+                block[..x.len()].copy_from_slice(x);
+                let (rounded, scale) = round(&block);
+                let (halves, _) = rounded.as_chunks::<HALF>();
+                for (sum, half) in sums.iter_mut().zip(halves) {
+                    *sum = half.iter().map(|&value| i32::from(value)).sum::<i32>() as f32 * scale;
+                }
+                values.push(Values(rounded));
+                scales.push(scale);
+            }
+        }
+        Self { in_features, vectors, blocks, values, scales, sums }
+    }
+
+    /// Values of a vector.
+    pub fn in_features(&self) -> usize {
+        self.in_features
+    }
+
+    /// How many vectors there are.
+    pub fn vectors(&self) -> usize {
+        self.vectors
+    }
+
+    /// A vector, as far as products need it.
+    pub(super) fn vector(&self, vector: usize) -> Vector<'_> {
+        let padded = self.blocks.next_multiple_of(CHUNK);
+        Vector {
+            values: &self.values[vector * self.blocks..][..self.blocks],
+            scales: &self.scales[vector * self.blocks..][..self.blocks],
+            sums: &self.sums[vector * padded..][..padded],
+        }
+    }
+}
+
+impl fmt::Debug for Activations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { in_features, vectors, .. } = self;
+        write!(f, "Activations({vectors} x {in_features})")
+    }
+}
+
+/// One of the vectors.
+#[derive(Clone, Copy)]
+pub(super) struct Vector<'a> {
+    values: &'a [Values],
+    scales: &'a [f32],
+    sums: &'a [[f32; 2]],
+}
+
+impl<'a> Vector<'a> {
+    /// The values of a block, and their scale.
+    #[inline(always)]
+    pub fn block(&self, block: usize) -> (&'a [i8; BLOCK], f32) {
+        (&self.values[block].0, self.scales[block])
+    }
+
+    /// The scaled sums of each half of the blocks of a chunk.
+    #[inline(always)]
+    pub fn sums(&self, chunk: usize) -> &'a [[f32; 2]; CHUNK] {
+        &self.sums.as_chunks().0[chunk]
+    }
+}
+
+/// The nearest multiples of the scale, ties to even, and the scale.
+fn round(x: &[f32; BLOCK]) -> ([i8; BLOCK], f32) {
+    /// Adding it to a small number rounds to an integer, which the low bits then hold.
+    const ROUNDER: f32 = 12_582_912.0;
+    let mut largest = [0.0f32; 16];
+    for (i, x) in x.iter().enumerate() {
+        let x = x.abs();
+        largest[i % 16] = if x > largest[i % 16] { x } else { largest[i % 16] };
+    }
+    let largest = largest.iter().fold(0.0f32, |a, &b| a.max(b));
+    // So small a block would have a scale that cannot be divided by.
+    if largest < f32::MIN_POSITIVE * 256.0 {
+        return ([0; BLOCK], 0.0);
+    }
+    let inverse = 127.0 / largest;
+    (x.map(|x| (x * inverse + ROUNDER).to_bits() as i8), largest / 127.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_off_by_half_a_scale() {
+        let x: Vec<f32> = (0..200).map(|i| ((i * 7919) % 1009) as f32 - 504.0).collect();
+        let activations = Activations::new(&x, 100);
+        assert_eq!((activations.vectors(), activations.in_features()), (2, 100));
+        for (m, x) in x.chunks(100).enumerate() {
+            for (b, x) in x.chunks(BLOCK).enumerate() {
+                let (values, scale) = activations.vector(m).block(b);
+                for (&value, &x) in values.iter().zip(x) {
+                    assert!((f32::from(value) * scale - x).abs() <= scale * 0.5001 && value != i8::MIN);
+                }
+                assert!(values[x.len()..].iter().all(|&value| value == 0));
+                let sum: i32 = values[..HALF].iter().map(|&value| i32::from(value)).sum();
+                assert_eq!(activations.vector(m).sums(0)[b][0], sum as f32 * scale);
+            }
+        }
+        let zeros = Activations::new(&[0.0, 1e-40, -0.0], 3);
+        assert_eq!(zeros.vector(0).block(0), (&[0; BLOCK], 0.0));
+        assert_eq!(Activations::new(&[], 0).vectors(), 0);
+    }
+}

@@ -1,0 +1,82 @@
+//! Products with a quantized matrix, without decoding it to memory.
+
+use alloc::borrow::Cow;
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use super::simd::kernel::{Int8Product, Product};
+use super::simd::plan::BLOCK;
+use super::{Activations, Matrix, SizeError};
+
+impl Matrix<'_> {
+    /// `y = W x` in f32, for one vector x or several one after the other: `y[row * vectors + m]` is the product of a
+    /// row with vector m.
+    ///
+    /// Weights are decoded in registers. Each product is within `2^-20` of the sum of its terms' magnitudes, for rows
+    /// of up to 2^16 weights; in which order the terms are summed depends on the processor.
+    ///
+    /// # Errors
+    /// [`SizeError::Input`] where x is not one or more whole vectors, [`SizeError::Output`].
+    pub fn matvec(&self, x: &[f32], y: &mut [f32]) -> Result<(), SizeError> {
+        self.matvec_rows(0..self.rows, x, y)
+    }
+
+    /// [`Matrix::matvec`] for a range of rows, so that threads can share a matrix.
+    ///
+    /// # Errors
+    /// [`SizeError::Rows`], [`SizeError::Input`] and [`SizeError::Output`]; nothing is written then.
+    pub fn matvec_rows(&self, rows: Range<usize>, x: &[f32], y: &mut [f32]) -> Result<(), SizeError> {
+        let vectors = x.len().checked_div(self.in_features).unwrap_or(0);
+        if vectors == 0 || x.len() != vectors * self.in_features {
+            return Err(SizeError::Input { expected: self.in_features, found: x.len() });
+        }
+        self.check(&rows, vectors, y.len())?;
+        let x = whole_blocks(x, self.in_features);
+        self.isa.run(Product { matrix: self, rows, x: x.as_chunks().0, y, vectors });
+        Ok(())
+    }
+
+    /// `y = W x` for vectors that were rounded to bytes, several times as fast as [`Matrix::matvec`]: `y[row * vectors
+    /// + m]` is the product of a row with vector m. [`Activations`] says how far off it is.
+    ///
+    /// Products of integers are exact; each product is within `2^-18` of the sum of its terms' magnitudes, the zero
+    /// point's included, of that with the rounded vector.
+    ///
+    /// # Errors
+    /// [`SizeError::Input`] where x has vectors of another length, [`SizeError::Output`].
+    pub fn matvec_int8(&self, x: &Activations, y: &mut [f32]) -> Result<(), SizeError> {
+        self.matvec_int8_rows(0..self.rows, x, y)
+    }
+
+    /// [`Matrix::matvec_int8`] for a range of rows, so that threads can share a matrix.
+    ///
+    /// # Errors
+    /// [`SizeError::Rows`], [`SizeError::Input`] and [`SizeError::Output`]; nothing is written then.
+    pub fn matvec_int8_rows(
+        &self,
+        rows: Range<usize>,
+        x: &Activations,
+        y: &mut [f32],
+    ) -> Result<(), SizeError> {
+        if x.in_features() != self.in_features {
+            return Err(SizeError::Input { expected: self.in_features, found: x.in_features() });
+        }
+        self.check(&rows, x.vectors(), y.len())?;
+        self.isa.run(Int8Product { matrix: self, rows, x, y });
+        Ok(())
+    }
+}
+
+/// Vectors filled with zeros to whole blocks.
+fn whole_blocks(x: &[f32], in_features: usize) -> Cow<'_, [f32]> {
+    if in_features.is_multiple_of(BLOCK) {
+        return Cow::Borrowed(x);
+    }
+    let padded = in_features.next_multiple_of(BLOCK);
+    let mut filled = Vec::with_capacity(x.len().div_ceil(in_features) * padded);
+    for x in x.chunks(in_features) {
+        filled.extend_from_slice(x);
+        filled.resize(filled.len().next_multiple_of(padded), 0.0);
+    }
+    Cow::Owned(filled)
+}

@@ -1,0 +1,276 @@
+//! AVX2 with FMA and F16C: a block of states in two registers.
+
+#![allow(unsafe_code)]
+
+use super::plan::{BLOCK, Cut, HALF, WINDOW};
+use super::{Job, LANES, Simd};
+use core::arch::x86_64::*;
+use half::{bf16, f16};
+
+/// AVX2, FMA and F16C.
+#[derive(Clone, Copy, Debug)]
+pub struct Avx2(());
+
+impl Avx2 {
+    /// # Safety
+    /// The machine has the features.
+    pub unsafe fn new() -> Self {
+        Self(())
+    }
+}
+
+/// Does a job with the features on.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub fn run<J: Job>(job: J, simd: Avx2) {
+    job.run(simd);
+}
+
+/// What cuts a window, eight weights a lane: 0 to 7 and 16 to 23 of each half in the first register, the others in the
+/// second, so that packing the two to bytes puts them in order.
+#[derive(Clone, Copy, Debug)]
+pub struct Tables {
+    second: usize,
+    pairs: [[__m256i; 2]; 2],
+    factors: [[__m256i; 2]; 2],
+    down: __m128i,
+}
+
+/// Both halves' sixteen bytes, in both lanes each.
+type Window = [__m256i; 2];
+
+// SAFETY of every block below: whoever made the token vouched for the features; loads and stores are of references to
+// as many bytes as the registers have, and any bits are an integer or an f32.
+impl Simd for Avx2 {
+    type Bytes = [__m256i; 2];
+    type Floats = [__m256; 2];
+    type Window = Window;
+    type Tables = Tables;
+
+    #[inline(always)]
+    fn tables(self, cut: &Cut) -> Tables {
+        let lanes = |of: &[__m128i; 8], half: usize| {
+            let [a, b, c, d] = [of[4 * half], of[4 * half + 1], of[4 * half + 2], of[4 * half + 3]];
+            // SAFETY: as above.
+            unsafe { [_mm256_set_m128i(c, a), _mm256_set_m128i(d, b)] }
+        };
+        // SAFETY: as above; both tables have 128 bytes.
+        unsafe {
+            let pairs: [__m128i; 8] = core::mem::transmute(cut.pairs);
+            let factors: [__m128i; 8] = core::mem::transmute(cut.factors);
+            Tables {
+                second: cut.second,
+                pairs: [lanes(&pairs, 0), lanes(&pairs, 1)],
+                factors: [lanes(&factors, 0), lanes(&factors, 1)],
+                down: _mm_cvtsi32_si128(16 - cut.state_bits.cast_signed()),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn window(self, tables: Tables, bytes: &[u8; WINDOW]) -> Window {
+        let second: &[u8; 16] = bytes[tables.second..].first_chunk().unwrap_or(&[0; 16]);
+        // SAFETY: as above.
+        unsafe {
+            [
+                _mm256_broadcastsi128_si256(_mm_loadu_si128(bytes.as_ptr().cast())),
+                _mm256_broadcastsi128_si256(_mm_loadu_si128(second.as_ptr().cast())),
+            ]
+        }
+    }
+
+    /// As with AVX-512.
+    #[inline(always)]
+    fn q8_codes(self, q: &[u8; 16], a: u16, zp: i16) -> Window {
+        // SAFETY: as above.
+        unsafe {
+            let q = _mm256_cvtepu8_epi16(_mm_loadu_si128(q.as_ptr().cast()));
+            let low = _mm256_mulhrs_epi16(_mm256_slli_epi16::<7>(q), _mm256_set1_epi16(a.cast_signed()));
+            let high = if a < 1 << 15 { 0 } else { -1 };
+            let missing = _mm256_and_si256(_mm256_slli_epi16::<8>(q), _mm256_set1_epi16(high));
+            both_lanes(_mm256_add_epi16(_mm256_add_epi16(low, _mm256_set1_epi16(zp)), missing))
+        }
+    }
+
+    #[inline(always)]
+    fn f32_codes(self, q: &[u8; 16], scale: f32, addend: f32) -> Window {
+        // SAFETY: as above.
+        unsafe {
+            let q = _mm_loadu_si128(q.as_ptr().cast());
+            let [low, high] = [q, _mm_srli_si128::<8>(q)].map(|q| {
+                let q = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(q));
+                let floor = _mm256_floor_ps(_mm256_fmadd_ps(q, _mm256_set1_ps(scale), _mm256_set1_ps(addend)));
+                // Of what does not fit, the conversion makes 2^31, which is right below and whose low bits are right for
+                // NaN; above, all ones are wanted.
+                let above = _mm256_cmp_ps::<_CMP_GE_OQ>(floor, _mm256_set1_ps(2_147_483_648.0));
+                let code = _mm256_or_si256(_mm256_cvttps_epi32(floor), _mm256_castps_si256(above));
+                _mm256_and_si256(code, _mm256_set1_epi32(0xFFFF))
+            });
+            both_lanes(_mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(low, high)))
+        }
+    }
+
+    #[inline(always)]
+    fn states(self, tables: Tables, window: Window) -> [__m256i; 2] {
+        // SAFETY: as above.
+        unsafe {
+            let cut = |half: usize, part: usize| {
+                let pairs = _mm256_shuffle_epi8(window[half], tables.pairs[half][part]);
+                _mm256_srl_epi16(_mm256_mullo_epi16(pairs, tables.factors[half][part]), tables.down)
+            };
+            [_mm256_packus_epi16(cut(0, 0), cut(0, 1)), _mm256_packus_epi16(cut(1, 0), cut(1, 1))]
+        }
+    }
+
+    #[inline(always)]
+    fn bytes(self, bytes: &[u8; BLOCK]) -> [__m256i; 2] {
+        // SAFETY: as above.
+        unsafe { core::mem::transmute(*bytes) }
+    }
+
+    #[inline(always)]
+    fn widen(self, states: [__m256i; 2], zero_point: u8) -> [[__m256; 2]; 4] {
+        // SAFETY: as above.
+        unsafe {
+            let zero_point = _mm256_set1_epi8(zero_point.cast_signed());
+            let [a, b] = states.map(|states| _mm256_sub_epi8(states, zero_point));
+            let parts = [a, b].map(|half| [_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half)]);
+            let widen = |sixteen: __m128i| {
+                [sixteen, _mm_srli_si128::<8>(sixteen)]
+                    .map(|eight| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight)))
+            };
+            [widen(parts[0][0]), widen(parts[0][1]), widen(parts[1][0]), widen(parts[1][1])]
+        }
+    }
+
+    /// Two products of a state and a byte fit 16 bits for states of seven bits; the top bit of a byte goes apart.
+    #[inline(always)]
+    fn dot(self, states: [__m256i; 2], x: &[i8; BLOCK], whole_bytes: bool) -> [__m256; 2] {
+        let (halves, _) = x.as_chunks::<HALF>();
+        // SAFETY: as above.
+        unsafe {
+            let ones = _mm256_set1_epi16(1);
+            let top = _mm256_set1_epi8(i8::MIN);
+            let half = |states: __m256i, x: &[i8; HALF]| {
+                let x = _mm256_loadu_si256(x.as_ptr().cast());
+                if !whole_bytes {
+                    return _mm256_cvtepi32_ps(_mm256_madd_epi16(_mm256_maddubs_epi16(states, x), ones));
+                }
+                let low = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_andnot_si256(top, states), x), ones);
+                let high = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_and_si256(top, states), x), ones);
+                _mm256_cvtepi32_ps(_mm256_add_epi32(low, high))
+            };
+            [half(states[0], &halves[0]), half(states[1], &halves[1])]
+        }
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> [__m256; 2] {
+        // SAFETY: as above.
+        unsafe { [_mm256_set1_ps(x); 2] }
+    }
+
+    #[inline(always)]
+    fn halves(self, low: f32, high: f32) -> [__m256; 2] {
+        // SAFETY: as above.
+        unsafe { [_mm256_set1_ps(low), _mm256_set1_ps(high)] }
+    }
+
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> [__m256; 2] {
+        // SAFETY: as above.
+        unsafe { core::mem::transmute(*x) }
+    }
+
+    #[inline(always)]
+    fn mul(self, [a, b]: [__m256; 2], [c, d]: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: as above.
+        unsafe { [_mm256_mul_ps(a, c), _mm256_mul_ps(b, d)] }
+    }
+
+    #[inline(always)]
+    fn fma(self, [a, b]: [__m256; 2], [c, d]: [__m256; 2], [e, f]: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: as above.
+        unsafe { [_mm256_fmadd_ps(a, c, e), _mm256_fmadd_ps(b, d, f)] }
+    }
+
+    #[inline(always)]
+    fn total(self, [a, b]: [__m256; 2]) -> f32 {
+        // SAFETY: as above.
+        unsafe {
+            let eight = _mm256_add_ps(a, b);
+            let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+
+    #[inline(always)]
+    fn store(self, x: [__m256; 2], out: &mut [f32; LANES]) {
+        // SAFETY: as above.
+        *out = unsafe { core::mem::transmute::<[__m256; 2], [f32; LANES]>(x) };
+    }
+
+    #[inline(always)]
+    fn store_f16(self, x: [__m256; 2], out: &mut [f16; LANES]) {
+        // SAFETY: as above; an f16 is sixteen bits.
+        *out = unsafe {
+            let narrow = x.map(|x| _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x));
+            core::mem::transmute::<[__m128i; 2], [f16; LANES]>(narrow)
+        };
+    }
+
+    /// As with AVX-512.
+    #[inline(always)]
+    fn store_bf16(self, x: [__m256; 2], out: &mut [bf16; LANES]) {
+        // SAFETY: as above; a bf16 is sixteen bits.
+        *out = unsafe {
+            let [low, high] = x.map(|x| {
+                let bits = _mm256_castps_si256(x);
+                let last = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+                let rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), last);
+                let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x40_0000));
+                let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(x, x));
+                _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan))
+            });
+            let narrow = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(low, high));
+            core::mem::transmute::<__m256i, [bf16; LANES]>(narrow)
+        };
+    }
+
+    #[inline(always)]
+    fn prefetch(self, bytes: &[u8], ahead: usize) {
+        // SAFETY: as above; a prefetch may name any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(ahead).cast()) }
+    }
+
+    #[inline(always)]
+    fn copy_past_caches<T: Copy>(self, from: &[T], to: &mut [T]) {
+        assert_eq!(from.len(), to.len());
+        // SAFETY: the middle of `align_to_mut` is aligned as its type is, and no larger than what is left of `from`;
+        // any bits are a register's, and a T's bits are copied as a whole because the parts are of whole Ts.
+        unsafe {
+            let (head, lines, tail) = to.align_to_mut::<__m256i>();
+            let middle = from.len() - tail.len();
+            head.copy_from_slice(&from[..head.len()]);
+            let mut source = from.as_ptr().add(head.len()).cast::<__m256i>();
+            for line in lines {
+                _mm256_stream_si256(line, _mm256_loadu_si256(source));
+                source = source.add(1);
+            }
+            tail.copy_from_slice(&from[middle..]);
+        }
+    }
+
+    #[inline(always)]
+    fn fence(self) {
+        // SAFETY: as above.
+        unsafe { _mm_sfence() }
+    }
+}
+
+/// Each half of sixteen codes in both lanes.
+#[inline(always)]
+fn both_lanes(codes: __m256i) -> Window {
+    // SAFETY: only functions of the token call this.
+    unsafe { [_mm256_permute4x64_epi64::<0b01_00_01_00>(codes), _mm256_permute4x64_epi64::<0b11_10_11_10>(codes)] }
+}
