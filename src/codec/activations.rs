@@ -21,41 +21,47 @@ pub(super) const CHUNK: usize = 32;
 pub struct Activations {
     in_features: usize,
     vectors: usize,
-    blocks: usize,
+    /// Chunks of a vector.
+    chunks: usize,
+    /// Block by block, of one vector after the other; zeros to an even number of blocks.
     values: Vec<Values>,
-    scales: Vec<f32>,
-    /// Of each half block: the sum of its values, times the scale. Zeros after the last, to a whole chunk.
-    sums: Vec<[f32; 2]>,
+    /// Of each half block, one vector after the other; zeros to a whole chunk.
+    scales: Vec<Halves>,
+    /// The sums of the values times their scales, likewise.
+    sums: Vec<Halves>,
 }
+
+/// A number for each half block of a chunk.
+pub(super) type Halves = [[f32; 2]; CHUNK];
 
 /// The values of a block, in one cache line.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-struct Values([i8; BLOCK]);
+pub(super) struct Values(pub [i8; BLOCK]);
 
 impl Activations {
     /// Rounds vectors of `in_features` values, one after the other; values after the last whole vector are left out.
     pub fn new(x: &[f32], in_features: usize) -> Self {
         let vectors = x.len().checked_div(in_features).unwrap_or(0);
         let blocks = in_features.div_ceil(BLOCK);
-        let padded = blocks.next_multiple_of(CHUNK);
-        let mut values = Vec::with_capacity(vectors * blocks);
-        let mut scales = Vec::with_capacity(vectors * blocks);
-        let mut sums = vec![[0.0; 2]; vectors * padded];
-        for (x, sums) in x.chunks_exact(in_features.max(1)).zip(sums.chunks_exact_mut(padded.max(1))) {
-            for (x, sums) in x.chunks(BLOCK).zip(sums) {
+        let chunks = blocks.div_ceil(CHUNK);
+        let mut values = vec![Values([0; BLOCK]); blocks.next_multiple_of(2) * vectors];
+        let mut scales = vec![[[0.0; 2]; CHUNK]; vectors * chunks];
+        let mut sums = scales.clone();
+        for (m, x) in x.chunks_exact(in_features.max(1)).enumerate() {
+            for (b, x) in x.chunks(BLOCK).enumerate() {
                 let mut block = [0.0; BLOCK];
                 block[..x.len()].copy_from_slice(x);
                 let (rounded, scale) = round(&block);
-                let (halves, _) = rounded.as_chunks::<HALF>();
-                for (sum, half) in sums.iter_mut().zip(halves) {
+                let (chunk, place) = (m * chunks + b / CHUNK, b % CHUNK);
+                scales[chunk][place] = [scale; 2];
+                for (sum, half) in sums[chunk][place].iter_mut().zip(rounded.as_chunks::<HALF>().0) {
                     *sum = half.iter().map(|&value| i32::from(value)).sum::<i32>() as f32 * scale;
                 }
-                values.push(Values(rounded));
-                scales.push(scale);
+                values[b * vectors + m] = Values(rounded);
             }
         }
-        Self { in_features, vectors, blocks, values, scales, sums }
+        Self { in_features, vectors, chunks, values, scales, sums }
     }
 
     /// Values of a vector.
@@ -68,14 +74,16 @@ impl Activations {
         self.vectors
     }
 
-    /// A vector, as far as products need it.
-    pub(super) fn vector(&self, vector: usize) -> Vector<'_> {
-        let padded = self.blocks.next_multiple_of(CHUNK);
-        Vector {
-            values: &self.values[vector * self.blocks..][..self.blocks],
-            scales: &self.scales[vector * self.blocks..][..self.blocks],
-            sums: &self.sums[vector * padded..][..padded],
-        }
+    /// The values of all vectors in the blocks from `block` on.
+    pub(super) fn values(&self, block: usize) -> &[Values] {
+        self.values.get(block * self.vectors..).unwrap_or_default()
+    }
+
+    /// The scales of a vector's chunk, and the sums of its values.
+    #[inline(always)]
+    pub(super) fn scales(&self, vector: usize, chunk: usize) -> (&Halves, &Halves) {
+        let at = vector * self.chunks + chunk;
+        (&self.scales[at], &self.sums[at])
     }
 }
 
@@ -83,28 +91,6 @@ impl fmt::Debug for Activations {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { in_features, vectors, .. } = self;
         write!(f, "Activations({vectors} x {in_features})")
-    }
-}
-
-/// One of the vectors.
-#[derive(Clone, Copy)]
-pub(super) struct Vector<'a> {
-    values: &'a [Values],
-    scales: &'a [f32],
-    sums: &'a [[f32; 2]],
-}
-
-impl<'a> Vector<'a> {
-    /// The values of a block, and their scale.
-    #[inline(always)]
-    pub fn block(&self, block: usize) -> (&'a [i8; BLOCK], f32) {
-        (&self.values[block].0, self.scales[block])
-    }
-
-    /// The scaled sums of each half of the blocks of a chunk.
-    #[inline(always)]
-    pub fn sums(&self, chunk: usize) -> &'a [[f32; 2]; CHUNK] {
-        &self.sums.as_chunks().0[chunk]
     }
 }
 
@@ -137,17 +123,19 @@ mod tests {
         assert_eq!((activations.vectors(), activations.in_features()), (2, 100));
         for (m, x) in x.chunks(100).enumerate() {
             for (b, x) in x.chunks(BLOCK).enumerate() {
-                let (values, scale) = activations.vector(m).block(b);
-                for (&value, &x) in values.iter().zip(x) {
+                let values = activations.values(b)[m].0;
+                let (scales, sums) = activations.scales(m, 0);
+                let scale = scales[b][0];
+                for (value, &x) in values.into_iter().zip(x) {
                     assert!((f32::from(value) * scale - x).abs() <= scale * 0.5001 && value != i8::MIN);
                 }
                 assert!(values[x.len()..].iter().all(|&value| value == 0));
                 let sum: i32 = values[..HALF].iter().map(|&value| i32::from(value)).sum();
-                assert_eq!(activations.vector(m).sums(0)[b][0], sum as f32 * scale);
+                assert_eq!(sums[b][0], sum as f32 * scale);
             }
         }
         let zeros = Activations::new(&[0.0, 1e-40, -0.0], 3);
-        assert_eq!(zeros.vector(0).block(0), (&[0; BLOCK], 0.0));
+        assert_eq!((zeros.values(0)[0].0, zeros.scales(0, 0).0[0]), ([0; BLOCK], [0.0; 2]));
         assert_eq!(Activations::new(&[], 0).vectors(), 0);
     }
 }

@@ -1,7 +1,7 @@
 //! Products with a quantized matrix, without decoding it to memory.
 
 use alloc::borrow::Cow;
-use alloc::vec::Vec;
+use alloc::vec;
 use core::ops::Range;
 
 use super::simd::kernel::{Int8Product, Product};
@@ -31,7 +31,7 @@ impl Matrix<'_> {
             return Err(SizeError::Input { expected: self.in_features, found: x.len() });
         }
         self.check(&rows, vectors, y.len())?;
-        let x = whole_blocks(x, self.in_features);
+        let x = by_block(x, self.in_features);
         self.isa.run(Product { matrix: self, rows, x: x.as_chunks().0, y, vectors });
         Ok(())
     }
@@ -67,16 +67,17 @@ impl Matrix<'_> {
     }
 }
 
-/// Vectors filled with zeros to whole blocks.
-fn whole_blocks(x: &[f32], in_features: usize) -> Cow<'_, [f32]> {
-    if in_features.is_multiple_of(BLOCK) {
+/// Vectors filled with zeros to whole blocks: block by block, of one vector after the other.
+fn by_block(x: &[f32], in_features: usize) -> Cow<'_, [f32]> {
+    if x.len() == in_features && in_features.is_multiple_of(BLOCK) {
         return Cow::Borrowed(x);
     }
-    let padded = in_features.next_multiple_of(BLOCK);
-    let mut filled = Vec::with_capacity(x.len().div_ceil(in_features) * padded);
-    for x in x.chunks(in_features) {
-        filled.extend_from_slice(x);
-        filled.resize(filled.len().next_multiple_of(padded), 0.0);
+    let vectors = x.len() / in_features;
+    let mut blocks = vec![[0.0; BLOCK]; in_features.div_ceil(BLOCK) * vectors];
+    for (m, x) in x.chunks_exact(in_features).enumerate() {
+        for (block, x) in blocks.iter_mut().skip(m).step_by(vectors).zip(x.chunks(BLOCK)) {
+            block[..x.len()].copy_from_slice(x);
+        }
     }
-    Cow::Owned(filled)
+    Cow::Owned(blocks.into_flattened())
 }

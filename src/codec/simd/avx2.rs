@@ -78,47 +78,44 @@ impl Simd for Avx2 {
         }
     }
 
-    /// As with AVX-512.
+    /// In 16-bit lanes, q for q << 7 and a as a signed number: `(q a + 128) >> 8` is vpmulhrsw's `(q a + 2^14) >> 15`.
+    /// An a of 2^15 and above is 2^16 too low there, and the result 256 q.
     #[inline(always)]
-    fn q8_codes(self, q: &[u8; 16], a: u16, zp: i16) -> Window {
+    fn q8_states(self, tables: Tables, q: &[u8; 16], a: u16, zp: i16) -> [__m256i; 2] {
         // SAFETY: as above.
         unsafe {
             let q = _mm256_cvtepu8_epi16(_mm_loadu_si128(q.as_ptr().cast()));
             let low = _mm256_mulhrs_epi16(_mm256_slli_epi16::<7>(q), _mm256_set1_epi16(a.cast_signed()));
             let high = if a < 1 << 15 { 0 } else { -1 };
             let missing = _mm256_and_si256(_mm256_slli_epi16::<8>(q), _mm256_set1_epi16(high));
-            both_lanes(_mm256_add_epi16(_mm256_add_epi16(low, _mm256_set1_epi16(zp)), missing))
+            let codes = _mm256_add_epi16(_mm256_add_epi16(low, _mm256_set1_epi16(zp)), missing);
+            self.states(tables, both_lanes(codes))
         }
     }
 
     #[inline(always)]
-    fn f32_codes(self, q: &[u8; 16], scale: f32, addend: f32) -> Window {
+    fn f32_states(self, tables: Tables, q: &[u8; 16], scale: f32, addend: f32) -> [__m256i; 2] {
         // SAFETY: as above.
         unsafe {
             let q = _mm_loadu_si128(q.as_ptr().cast());
-            let [low, high] = [q, _mm_srli_si128::<8>(q)].map(|q| {
+            let codes = |q: __m128i| {
                 let q = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(q));
-                let floor = _mm256_floor_ps(_mm256_fmadd_ps(q, _mm256_set1_ps(scale), _mm256_set1_ps(addend)));
+                let floor =
+                    _mm256_floor_ps(_mm256_fmadd_ps(q, _mm256_set1_ps(scale), _mm256_set1_ps(addend)));
                 // Of what does not fit, the conversion makes 2^31, which is right below and whose low bits are right for
                 // NaN; above, all ones are wanted.
                 let above = _mm256_cmp_ps::<_CMP_GE_OQ>(floor, _mm256_set1_ps(2_147_483_648.0));
                 let code = _mm256_or_si256(_mm256_cvttps_epi32(floor), _mm256_castps_si256(above));
                 _mm256_and_si256(code, _mm256_set1_epi32(0xFFFF))
-            });
-            both_lanes(_mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(low, high)))
+            };
+            let packed = _mm256_packus_epi32(codes(q), codes(_mm_srli_si128::<8>(q)));
+            self.states(tables, both_lanes(_mm256_permute4x64_epi64::<0b11_01_10_00>(packed)))
         }
     }
 
     #[inline(always)]
     fn states(self, tables: Tables, window: Window) -> [__m256i; 2] {
-        // SAFETY: as above.
-        unsafe {
-            let cut = |half: usize, part: usize| {
-                let pairs = _mm256_shuffle_epi8(window[half], tables.pairs[half][part]);
-                _mm256_srl_epi16(_mm256_mullo_epi16(pairs, tables.factors[half][part]), tables.down)
-            };
-            [_mm256_packus_epi16(cut(0, 0), cut(0, 1)), _mm256_packus_epi16(cut(1, 0), cut(1, 1))]
-        }
+        [cut_half(window[0], tables, 0), cut_half(window[1], tables, 1)]
     }
 
     #[inline(always)]
@@ -132,13 +129,14 @@ impl Simd for Avx2 {
         // SAFETY: as above.
         unsafe {
             let zero_point = _mm256_set1_epi8(zero_point.cast_signed());
-            let [a, b] = states.map(|states| _mm256_sub_epi8(states, zero_point));
-            let parts = [a, b].map(|half| [_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half)]);
-            let widen = |sixteen: __m128i| {
-                [sixteen, _mm_srli_si128::<8>(sixteen)]
-                    .map(|eight| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight)))
-            };
-            [widen(parts[0][0]), widen(parts[0][1]), widen(parts[1][0]), widen(parts[1][1])]
+            let a = _mm256_sub_epi8(states[0], zero_point);
+            let b = _mm256_sub_epi8(states[1], zero_point);
+            [
+                widen_sixteen(_mm256_castsi256_si128(a)),
+                widen_sixteen(_mm256_extracti128_si256::<1>(a)),
+                widen_sixteen(_mm256_castsi256_si128(b)),
+                widen_sixteen(_mm256_extracti128_si256::<1>(b)),
+            ]
         }
     }
 
@@ -146,21 +144,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn dot(self, states: [__m256i; 2], x: &[i8; BLOCK], whole_bytes: bool) -> [__m256; 2] {
         let (halves, _) = x.as_chunks::<HALF>();
-        // SAFETY: as above.
-        unsafe {
-            let ones = _mm256_set1_epi16(1);
-            let top = _mm256_set1_epi8(i8::MIN);
-            let half = |states: __m256i, x: &[i8; HALF]| {
-                let x = _mm256_loadu_si256(x.as_ptr().cast());
-                if !whole_bytes {
-                    return _mm256_cvtepi32_ps(_mm256_madd_epi16(_mm256_maddubs_epi16(states, x), ones));
-                }
-                let low = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_andnot_si256(top, states), x), ones);
-                let high = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_and_si256(top, states), x), ones);
-                _mm256_cvtepi32_ps(_mm256_add_epi32(low, high))
-            };
-            [half(states[0], &halves[0]), half(states[1], &halves[1])]
-        }
+        [dot_half(states[0], &halves[0], whole_bytes), dot_half(states[1], &halves[1], whole_bytes)]
     }
 
     #[inline(always)]
@@ -170,9 +154,9 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn halves(self, low: f32, high: f32) -> [__m256; 2] {
+    fn halves(self, x: &[f32; 2]) -> [__m256; 2] {
         // SAFETY: as above.
-        unsafe { [_mm256_set1_ps(low), _mm256_set1_ps(high)] }
+        unsafe { [_mm256_set1_ps(x[0]), _mm256_set1_ps(x[1])] }
     }
 
     #[inline(always)]
@@ -272,5 +256,47 @@ impl Simd for Avx2 {
 #[inline(always)]
 fn both_lanes(codes: __m256i) -> Window {
     // SAFETY: only functions of the token call this.
-    unsafe { [_mm256_permute4x64_epi64::<0b01_00_01_00>(codes), _mm256_permute4x64_epi64::<0b11_10_11_10>(codes)] }
+    unsafe {
+        [_mm256_permute4x64_epi64::<0b01_00_01_00>(codes), _mm256_permute4x64_epi64::<0b11_10_11_10>(codes)]
+    }
+}
+
+/// The states of half a block.
+#[inline(always)]
+fn cut_half(window: __m256i, tables: Tables, half: usize) -> __m256i {
+    let ([a, b], [c, d]) = (tables.pairs[half], tables.factors[half]);
+    // SAFETY: only functions of the token call this.
+    unsafe {
+        let low = _mm256_mullo_epi16(_mm256_shuffle_epi8(window, a), c);
+        let high = _mm256_mullo_epi16(_mm256_shuffle_epi8(window, b), d);
+        _mm256_packus_epi16(_mm256_srl_epi16(low, tables.down), _mm256_srl_epi16(high, tables.down))
+    }
+}
+
+#[inline(always)]
+fn widen_sixteen(bytes: __m128i) -> [__m256; 2] {
+    // SAFETY: only functions of the token call this.
+    unsafe {
+        [
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128::<8>(bytes))),
+        ]
+    }
+}
+
+#[inline(always)]
+fn dot_half(states: __m256i, x: &[i8; HALF], whole_bytes: bool) -> __m256 {
+    // SAFETY: only functions of the token call this; the load is of as many bytes.
+    unsafe {
+        let x = _mm256_loadu_si256(x.as_ptr().cast());
+        let ones = _mm256_set1_epi16(1);
+        let top = _mm256_set1_epi8(i8::MIN);
+        let rest = if whole_bytes { _mm256_andnot_si256(top, states) } else { states };
+        let mut sums = _mm256_madd_epi16(_mm256_maddubs_epi16(rest, x), ones);
+        if whole_bytes {
+            let of_top = _mm256_maddubs_epi16(_mm256_and_si256(top, states), x);
+            sums = _mm256_add_epi32(sums, _mm256_madd_epi16(of_top, ones));
+        }
+        _mm256_cvtepi32_ps(sums)
+    }
 }

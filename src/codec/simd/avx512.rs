@@ -59,22 +59,37 @@ impl Simd for Avx512 {
         unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
     }
 
-    /// In 16-bit lanes, q for q << 7 and a as a signed number: `(q a + 128) >> 8` is vpmulhrsw's `(q a + 2^14) >> 15`.
-    /// An a of 2^15 and above is 2^16 too low there, and the result 256 q.
     #[inline(always)]
-    fn q8_codes(self, q: &[u8; 16], a: u16, zp: i16) -> __m256i {
+    fn states(self, tables: Tables, window: __m256i) -> __m512i {
         // SAFETY: as above.
         unsafe {
-            let q = _mm256_cvtepu8_epi16(_mm_loadu_si128(q.as_ptr().cast()));
-            let low = _mm256_mulhrs_epi16(_mm256_slli_epi16::<7>(q), _mm256_set1_epi16(a.cast_signed()));
-            let high = if a < 1 << 15 { 0 } else { -1 };
-            let missing = _mm256_and_si256(_mm256_slli_epi16::<8>(q), _mm256_set1_epi16(high));
-            _mm256_add_epi16(_mm256_add_epi16(low, _mm256_set1_epi16(zp)), missing)
+            let eights = _mm512_permutexvar_epi8(tables.bytes, _mm512_castsi256_si512(window));
+            _mm512_and_si512(_mm512_multishift_epi64_epi8(tables.bits, eights), tables.mask)
+        }
+    }
+
+    /// In 32-bit lanes, q twice, times the halves of a as signed numbers of 16 bits; which all but the largest a has.
+    /// The code stays where it is, eight bits too high.
+    #[inline(always)]
+    fn q8_states(self, tables: Tables, q: &[u8; 16], a: u16, zp: i16) -> __m512i {
+        let factors = u32::from(a / 2) << 16 | u32::from(a - a / 2);
+        // SAFETY: as above.
+        unsafe {
+            let q = _mm512_castsi128_si512(_mm_loadu_si128(q.as_ptr().cast()));
+            let twice = _mm512_maskz_permutexvar_epi8(0x5555_5555_5555_5555, tables.bytes, q);
+            let offset = _mm512_set1_epi32(256 * i32::from(zp) + 128);
+            let code = if a == u16::MAX {
+                let once = _mm512_and_si512(twice, _mm512_set1_epi32(0xFF));
+                _mm512_add_epi32(_mm512_mullo_epi32(once, _mm512_set1_epi32(a.into())), offset)
+            } else {
+                _mm512_dpwssd_epi32(offset, twice, _mm512_set1_epi32(factors.cast_signed()))
+            };
+            _mm512_and_si512(_mm512_multishift_epi64_epi8(tables.bits, code), tables.mask)
         }
     }
 
     #[inline(always)]
-    fn f32_codes(self, q: &[u8; 16], scale: f32, addend: f32) -> __m256i {
+    fn f32_states(self, tables: Tables, q: &[u8; 16], scale: f32, addend: f32) -> __m512i {
         // SAFETY: as above.
         unsafe {
             let q = _mm512_cvtepu8_epi32(_mm_loadu_si128(q.as_ptr().cast()));
@@ -83,16 +98,10 @@ impl Simd for Avx512 {
             // Of what does not fit, the conversion makes 2^31, which is right below and whose low bits are right for NaN.
             let above = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(floor, _mm512_set1_ps(2_147_483_648.0));
             let code = _mm512_mask_set1_epi32(_mm512_cvttps_epi32(floor), above, i32::MAX);
-            _mm512_cvtepi32_epi16(code)
-        }
-    }
-
-    #[inline(always)]
-    fn states(self, tables: Tables, window: __m256i) -> __m512i {
-        // SAFETY: as above.
-        unsafe {
-            let eights = _mm512_permutexvar_epi8(tables.bytes, _mm512_castsi256_si512(window));
-            _mm512_and_si512(_mm512_multishift_epi64_epi8(tables.bits, eights), tables.mask)
+            _mm512_and_si512(
+                _mm512_multishift_epi64_epi8(tables.bits, _mm512_slli_epi32::<8>(code)),
+                tables.mask,
+            )
         }
     }
 
@@ -133,9 +142,13 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn halves(self, low: f32, high: f32) -> __m512 {
+    fn halves(self, x: &[f32; 2]) -> __m512 {
         // SAFETY: as above.
-        unsafe { _mm512_mask_mov_ps(_mm512_set1_ps(low), 0xFF00, _mm512_set1_ps(high)) }
+        unsafe {
+            let both = _mm512_castps128_ps512(_mm_castpd_ps(_mm_load_sd(x.as_ptr().cast())));
+            let places = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
+            _mm512_permutexvar_ps(places, both)
+        }
     }
 
     #[inline(always)]

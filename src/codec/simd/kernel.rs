@@ -15,23 +15,22 @@
 
 use core::ops::Range;
 
-use super::plan::{BLOCK, Kind, Plan, WINDOW};
+use alloc::vec::Vec;
+
+use super::plan::{BLOCK, HALF, Kind, Plan, WINDOW};
 use super::{Job, LANES, Simd};
 use crate::code::{Cluster, LocalScale};
-use crate::codec::activations::{Activations, CHUNK, Vector};
+use crate::codec::activations::{Activations, CHUNK, Halves};
 use crate::codec::element::Element;
 use crate::codec::portable::Decoder;
-use crate::codec::{ClusterParams, Matrix, read_word};
+use crate::codec::{ClusterParams, Matrix};
 
 /// Bytes of the code plane to ask memory for ahead of their use.
 const AHEAD: usize = 2048;
 /// Rows are multiplied with so many vectors at once, which share the work of finding the states.
 const MOST_VECTORS: usize = 8;
 
-/// The scales of a chunk's half blocks.
-type Scales = [[f32; 2]; CHUNK];
-
-/// The planes of one row, the code plane up to its end.
+/// The planes of one row, the code plane from the row on, with bytes behind all that is its own.
 struct Row<'a> {
     code: &'a [u8],
     local_scale: &'a [u8],
@@ -40,11 +39,19 @@ struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
+    /// `spare` is where the plane's last row goes, to have bytes behind it.
     #[inline(always)]
-    fn new(matrix: &Matrix<'a>, row: usize) -> Self {
+    fn new(matrix: &Matrix<'a>, row: usize, spare: &'a mut Vec<u8>) -> Self {
         let planes = matrix.row(row).unwrap_or_default();
+        let mut code = matrix.planes.code.get(row * matrix.row_stride..).unwrap_or_default();
+        if code.len() < matrix.row_stride + BLOCK {
+            spare.clear();
+            spare.extend_from_slice(code);
+            spare.resize(code.len() + BLOCK, 0);
+            code = spare;
+        }
         Self {
-            code: matrix.planes.code.get(row * matrix.row_stride..).unwrap_or_default(),
+            code,
             local_scale: planes.local_scale,
             super_scale: planes.super_scale.first_chunk().map_or(0.0, |bytes| f32::from_le_bytes(*bytes)),
             cluster: matrix.code.cluster().and_then(|kind| ClusterParams::read(kind, planes.cluster)),
@@ -53,54 +60,52 @@ impl<'a> Row<'a> {
 
     /// The local scales of a chunk's half blocks, times `factor`.
     #[inline(always)]
-    fn scales(&self, matrix: &Matrix<'_>, chunk: usize, blocks: usize, factor: f32, scales: &mut Scales) {
+    fn scales(&self, matrix: &Matrix<'_>, chunk: usize, factor: f32) -> Halves {
         let code = &matrix.code;
-        let first = chunk * CHUNK;
-        let blocks = blocks.min(CHUNK);
-        let Some(size) = code.group_size() else {
-            scales[..blocks].fill([factor; 2]);
-            return;
-        };
-        let byte = |at: usize| self.local_scale.get(at).copied().unwrap_or(0);
+        let Some(size) = code.group_size() else { return [[factor; 2]; CHUNK] };
+        let mut groups = [0.0; 2 * CHUNK];
+        let first = chunk * (CHUNK * BLOCK / size);
+        let (groups, _) = groups.split_at_mut(CHUNK * BLOCK / size);
+        let bytes = |at: usize| self.local_scale.get(at..).unwrap_or_default();
         match code.local_scale() {
-            LocalScale::None => scales[..blocks].fill([factor; 2]),
+            LocalScale::None => groups.fill(factor),
             LocalScale::Embedded { bits } => {
-                let mask = (1u32 << bits) - 1;
-                let (words, width) = (code.words_per_group(size), code.word_bytes());
-                fill(&mut scales[..blocks], first, size, |group| {
-                    let word = read_word(width, self.code, (group + 1) * words - 1);
-                    (u32::from(word) & mask) as f32 * factor
-                });
+                let mask = ((1u32 << bits) - 1) as u16;
+                let (width, group_bytes) =
+                    (code.word_bytes(), code.words_per_group(size) * code.word_bytes());
+                let last = |group: &[u8]| match group {
+                    [.., low, high] if width == 2 => u16::from_le_bytes([*low, *high]),
+                    [.., byte] => u16::from(*byte),
+                    [] => 0,
+                };
+                let words =
+                    self.code.get(first * group_bytes..).unwrap_or_default().chunks_exact(group_bytes);
+                for (group, words) in groups.iter_mut().zip(words) {
+                    *group = f32::from(last(words) & mask) * factor;
+                }
             }
-            LocalScale::Nibble => fill(&mut scales[..blocks], first, size, |group| {
-                f32::from(byte(group / 2) >> (4 - group % 2 * 4) & 0xF) * factor
-            }),
-            LocalScale::Signed8 => fill(&mut scales[..blocks], first, size, |group| {
-                f32::from(byte(group).cast_signed()) * factor
-            }),
-        }
-    }
-}
-
-/// The scale of each half block's group.
-#[inline(always)]
-fn fill(scales: &mut [[f32; 2]], first: usize, size: usize, scale: impl Fn(usize) -> f32) {
-    match size {
-        32 => {
-            for (at, halves) in scales.iter_mut().enumerate() {
-                *halves = [scale(2 * (first + at)), scale(2 * (first + at) + 1)];
+            LocalScale::Nibble => {
+                for ([even, odd], &byte) in groups.as_chunks_mut().0.iter_mut().zip(bytes(first / 2)) {
+                    *even = f32::from(byte >> 4) * factor;
+                    *odd = f32::from(byte & 0xF) * factor;
+                }
             }
-        }
-        64 => {
-            for (at, halves) in scales.iter_mut().enumerate() {
-                *halves = [scale(first + at); 2];
+            LocalScale::Signed8 => {
+                for (group, &byte) in groups.iter_mut().zip(bytes(first)) {
+                    *group = f32::from(byte.cast_signed()) * factor;
+                }
             }
         }
-        _ => {
-            for (at, halves) in scales.chunks_mut(2).enumerate() {
-                halves.fill([scale(first / 2 + at); 2]);
+        let mut halves = [[0.0; 2]; CHUNK];
+        match size {
+            32 => halves.iter_mut().zip(groups.as_chunks().0).for_each(|(halves, pair)| *halves = *pair),
+            64 => halves.iter_mut().zip(groups).for_each(|(halves, &mut group)| *halves = [group; 2]),
+            _ => {
+                let pairs = halves.as_chunks_mut().0.iter_mut();
+                pairs.zip(groups).for_each(|(pair, &mut group)| *pair = [[group; 2]; 2]);
             }
         }
+        halves
     }
 }
 
@@ -135,9 +140,7 @@ impl<S: Simd, const PHASES: usize> Source<S> for Words<S, PHASES> {
         let phase = phase % PHASES;
         let at = period + self.plan.cuts[phase].offset;
         simd.prefetch(row.code, at + AHEAD);
-        let mut spare = [0; WINDOW];
-        let window = simd.window(self.tables[phase], window(row.code, at, &mut spare));
-        simd.states(self.tables[phase], window)
+        simd.states(self.tables[phase], simd.window(self.tables[phase], window::<WINDOW>(row.code, at)))
     }
 }
 
@@ -156,8 +159,7 @@ impl<S: Simd> Source<S> for Bytes {
     #[inline(always)]
     fn states(self, simd: S, row: &Row<'_>, block: usize) -> S::Bytes {
         simd.prefetch(row.code, block * BLOCK + AHEAD);
-        let mut spare = [0; BLOCK];
-        simd.bytes(window(row.code, block * BLOCK, &mut spare))
+        simd.bytes(window(row.code, block * BLOCK))
     }
 }
 
@@ -182,9 +184,7 @@ impl<S: Simd> Source<S> for Q8<S> {
     #[inline(always)]
     fn states(self, simd: S, row: &Row<'_>, block: usize) -> S::Bytes {
         simd.prefetch(row.code, block * 16 + AHEAD);
-        let mut spare = [0; 16];
-        let q = window(row.code, block * 16, &mut spare);
-        simd.states(self.tables, simd.q8_codes(q, self.a, self.zp))
+        simd.q8_states(self.tables, window(row.code, block * 16), self.a, self.zp)
     }
 }
 
@@ -209,32 +209,41 @@ impl<S: Simd> Source<S> for F32<S> {
     #[inline(always)]
     fn states(self, simd: S, row: &Row<'_>, block: usize) -> S::Bytes {
         simd.prefetch(row.code, block * 16 + AHEAD);
-        let mut spare = [0; 16];
-        let q = window(row.code, block * 16, &mut spare);
-        simd.states(self.tables, simd.f32_codes(q, self.scale, self.addend))
+        simd.f32_states(self.tables, window(row.code, block * 16), self.scale, self.addend)
     }
 }
 
-/// Some bytes of the plane: where they are, or in `spare` where the plane ends before them.
+/// Some bytes of the row; zeros far behind it, where a chunk's last blocks may be.
 #[inline(always)]
-fn window<'a, const N: usize>(code: &'a [u8], at: usize, spare: &'a mut [u8; N]) -> &'a [u8; N] {
-    match code.get(at..).and_then(|code| code.first_chunk()) {
-        Some(window) => window,
-        None => last_window(code, at, spare),
-    }
+fn window<const N: usize>(code: &[u8], at: usize) -> &[u8; N] {
+    code.get(at..).and_then(|code| code.first_chunk()).unwrap_or(&[0; N])
 }
 
-#[cold]
-#[inline(never)]
-fn last_window<'a, const N: usize>(code: &[u8], at: usize, spare: &'a mut [u8; N]) -> &'a [u8; N] {
-    let rest = code.get(at..).unwrap_or_default();
-    spare[..rest.len()].copy_from_slice(rest);
-    spare
+/// A row and how its states are found.
+struct Context<'a, 'm, S, P> {
+    simd: S,
+    source: P,
+    matrix: &'a Matrix<'m>,
+    row: &'a Row<'a>,
+    zero_point: u8,
+}
+
+impl<S: Simd, P: Source<S>> Context<'_, '_, S, P> {
+    #[inline(always)]
+    fn states(&self, block: usize) -> S::Bytes {
+        self.source.states(self.simd, self.row, block)
+    }
+
+    /// Blocks of a row.
+    #[inline(always)]
+    fn blocks(&self) -> usize {
+        self.matrix.in_features.div_ceil(BLOCK)
+    }
 }
 
 /// What is done with a row, given where its states come from.
 trait RowJob {
-    fn row<S: Simd, P: Source<S>>(&mut self, simd: S, source: P, row: &Row<'_>, plan: &Plan);
+    fn row<S: Simd, P: Source<S>>(&mut self, context: Context<'_, '_, S, P>);
 }
 
 /// Does all rows, in a loop of its own for each kind of code.
@@ -247,7 +256,9 @@ fn each_row<S: Simd, J: RowJob>(
     job: &mut J,
 ) {
     match (plan.kind, matrix.code.cluster()) {
-        (Kind::Words, _) if plan.phase_mask == 0 => each_row_of::<S, Words<S, 1>, J>(simd, matrix, plan, rows, job),
+        (Kind::Words, _) if plan.phase_mask == 0 => {
+            each_row_of::<S, Words<S, 1>, J>(simd, matrix, plan, rows, job)
+        }
         (Kind::Words, _) => each_row_of::<S, Words<S, 2>, J>(simd, matrix, plan, rows, job),
         (Kind::Bytes, _) => each_row_of::<S, Bytes, J>(simd, matrix, plan, rows, job),
         (Kind::Cluster, Some(Cluster::F32)) => each_row_of::<S, F32<S>, J>(simd, matrix, plan, rows, job),
@@ -263,9 +274,11 @@ fn each_row_of<S: Simd, P: Source<S>, J: RowJob>(
     rows: Range<usize>,
     job: &mut J,
 ) {
+    let mut spare = Vec::new();
     for row in rows {
-        let row = Row::new(matrix, row);
-        job.row(simd, P::new(simd, plan, &row), &row, plan);
+        let row = &Row::new(matrix, row, &mut spare);
+        let source = P::new(simd, plan, row);
+        job.row(Context { simd, source, matrix, row, zero_point: plan.zero_point });
     }
 }
 
@@ -287,10 +300,10 @@ impl<T: Element> Job for Decode<'_, '_, T> {
         let Some(plan) = self.matrix.plan else { return self.run_portable() };
         let (matrix, rows) = (self.matrix, self.rows.clone());
         if self.past_caches {
-            each_row(simd, matrix, plan, rows, &mut DecodeRows::<T, true> { matrix, out: self.out });
+            each_row(simd, matrix, plan, rows, &mut DecodeRows::<T, true> { out: self.out });
             simd.fence();
         } else {
-            each_row(simd, matrix, plan, rows, &mut DecodeRows::<T, false> { matrix, out: self.out });
+            each_row(simd, matrix, plan, rows, &mut DecodeRows::<T, false> { out: self.out });
         }
     }
 
@@ -303,27 +316,24 @@ impl<T: Element> Job for Decode<'_, '_, T> {
     }
 }
 
-struct DecodeRows<'a, 'm, T, const PAST_CACHES: bool> {
-    matrix: &'a Matrix<'m>,
+struct DecodeRows<'a, T, const PAST_CACHES: bool> {
     out: &'a mut [T],
 }
 
-impl<T: Element, const PAST_CACHES: bool> RowJob for DecodeRows<'_, '_, T, PAST_CACHES> {
+impl<T: Element, const PAST_CACHES: bool> RowJob for DecodeRows<'_, T, PAST_CACHES> {
     #[inline(always)]
-    fn row<S: Simd, P: Source<S>>(&mut self, simd: S, source: P, row: &Row<'_>, plan: &Plan) {
+    fn row<S: Simd, P: Source<S>>(&mut self, context: Context<'_, '_, S, P>) {
         let out = core::mem::take(&mut self.out);
-        let (out, rest) = out.split_at_mut(self.matrix.in_features.min(out.len()));
+        let (out, rest) = out.split_at_mut(context.matrix.in_features.min(out.len()));
         self.out = rest;
-        let mut scales = [[0.0; 2]; CHUNK];
         for (chunk, out) in out.chunks_mut(CHUNK * BLOCK).enumerate() {
-            row.scales(self.matrix, chunk, out.len().div_ceil(BLOCK), row.super_scale, &mut scales);
             if PAST_CACHES {
                 let mut near = [T::ZERO; CHUNK * BLOCK];
                 let (near, _) = near.split_at_mut(out.len());
-                decode_chunk(simd, source, row, plan, chunk, &scales, near);
-                simd.copy_past_caches(near, out);
+                decode_chunk(&context, chunk, near);
+                context.simd.copy_past_caches(near, out);
             } else {
-                decode_chunk(simd, source, row, plan, chunk, &scales, out);
+                decode_chunk(&context, chunk, out);
             }
         }
     }
@@ -331,42 +341,38 @@ impl<T: Element, const PAST_CACHES: bool> RowJob for DecodeRows<'_, '_, T, PAST_
 
 #[inline(always)]
 fn decode_chunk<S: Simd, P: Source<S>, T: Element>(
-    simd: S,
-    source: P,
-    row: &Row<'_>,
-    plan: &Plan,
+    context: &Context<'_, '_, S, P>,
     chunk: usize,
-    scales: &Scales,
     out: &mut [T],
 ) {
+    let scales = context.row.scales(context.matrix, chunk, context.row.super_scale);
     let (blocks, last) = out.as_chunks_mut::<BLOCK>();
     let whole = blocks.len();
-    for (at, (out, &scales)) in blocks.iter_mut().zip(scales).enumerate() {
-        decode_block(simd, source.states(simd, row, chunk * CHUNK + at), plan.zero_point, scales, out);
+    for ((at, out), &scales) in blocks.iter_mut().enumerate().zip(&scales) {
+        decode_block(context, chunk * CHUNK + at, scales, out);
     }
     if !last.is_empty() {
         let mut all = [T::ZERO; BLOCK];
-        let states = source.states(simd, row, chunk * CHUNK + whole);
-        decode_block(simd, states, plan.zero_point, scales[whole], &mut all);
+        decode_block(context, chunk * CHUNK + whole, scales[whole], &mut all);
         last.copy_from_slice(&all[..last.len()]);
     }
 }
 
 #[inline(always)]
-fn decode_block<S: Simd, T: Element>(
-    simd: S,
-    states: S::Bytes,
-    zero_point: u8,
+fn decode_block<S: Simd, P: Source<S>, T: Element>(
+    context: &Context<'_, '_, S, P>,
+    block: usize,
     [low, high]: [f32; 2],
     out: &mut [T; BLOCK],
 ) {
+    let simd = context.simd;
     let (low, high) = (simd.splat(low), simd.splat(high));
-    let [a, b, c, d] = simd.widen(states, zero_point);
-    let values = [simd.mul(a, low), simd.mul(b, low), simd.mul(c, high), simd.mul(d, high)];
+    let [a, b, c, d] = simd.widen(context.states(block), context.zero_point);
     let (quarters, _) = out.as_chunks_mut::<LANES>();
-    for (out, values) in quarters.iter_mut().zip(values) {
-        T::store(simd, values, out);
-    }
+    T::store(simd, simd.mul(a, low), &mut quarters[0]);
+    T::store(simd, simd.mul(b, low), &mut quarters[1]);
+    T::store(simd, simd.mul(c, high), &mut quarters[2]);
+    T::store(simd, simd.mul(d, high), &mut quarters[3]);
 }
 
 /// Multiplies rows with f32 vectors.
@@ -375,7 +381,7 @@ pub struct Product<'a, 'm> {
     pub matrix: &'a Matrix<'m>,
     /// Its rows.
     pub rows: Range<usize>,
-    /// The vectors, each filled with zeros to whole blocks.
+    /// The vectors, filled with zeros to whole blocks: block by block, of one vector after the other.
     pub x: &'a [[f32; BLOCK]],
     /// The products of a row with each vector, row after row.
     pub y: &'a mut [f32],
@@ -395,18 +401,17 @@ impl Job for Product<'_, '_> {
         let Self { matrix, rows, x, y, vectors } = self;
         let decoder = Decoder::new(&matrix.code);
         let mut weights = alloc::vec![0.0f32; matrix.in_features.next_multiple_of(BLOCK)];
-        let blocks = weights.len() / BLOCK;
         for (planes, y) in rows.filter_map(|row| matrix.row(row)).zip(y.chunks_exact_mut(vectors)) {
             decoder.decode_row(planes, &mut weights[..matrix.in_features]);
-            for (x, y) in x.chunks_exact(blocks.max(1)).zip(y) {
-                *y = dot(weights.as_chunks().0, x);
+            for (m, y) in y.iter_mut().enumerate() {
+                *y = dot(weights.as_chunks().0, x.iter().skip(m).step_by(vectors));
             }
         }
     }
 }
 
 /// The sum of products, in lanes that the compiler turns into vectors.
-fn dot(a: &[[f32; BLOCK]], b: &[[f32; BLOCK]]) -> f32 {
+fn dot<'a>(a: &[[f32; BLOCK]], b: impl Iterator<Item = &'a [f32; BLOCK]>) -> f32 {
     let mut sums = [0.0f32; BLOCK];
     for (a, b) in a.iter().zip(b) {
         for lane in 0..BLOCK {
@@ -418,58 +423,50 @@ fn dot(a: &[[f32; BLOCK]], b: &[[f32; BLOCK]]) -> f32 {
 
 impl RowJob for Product<'_, '_> {
     #[inline(always)]
-    fn row<S: Simd, P: Source<S>>(&mut self, simd: S, source: P, row: &Row<'_>, plan: &Plan) {
+    fn row<S: Simd, P: Source<S>>(&mut self, context: Context<'_, '_, S, P>) {
         let y = core::mem::take(&mut self.y);
-        let (mut y, rest) = y.split_at_mut(self.vectors.min(y.len()));
+        let (y, rest) = y.split_at_mut(self.vectors.min(y.len()));
         self.y = rest;
-        let mut x = self.x;
-        let blocks = self.matrix.in_features.div_ceil(BLOCK);
-        while !y.is_empty() {
-            let done = match y.len() {
-                MOST_VECTORS.. => products::<S, P, MOST_VECTORS>(simd, source, row, plan, self.matrix, x, y),
-                4.. => products::<S, P, 4>(simd, source, row, plan, self.matrix, x, y),
-                2.. => products::<S, P, 2>(simd, source, row, plan, self.matrix, x, y),
-                _ => products::<S, P, 1>(simd, source, row, plan, self.matrix, x, y),
+        let mut at = 0;
+        while at < y.len() {
+            let (x, vectors, y) = (self.x.get(at..).unwrap_or_default(), self.vectors, &mut y[at..]);
+            at += match y.len() {
+                MOST_VECTORS.. => products::<S, P, MOST_VECTORS>(&context, x, vectors, y),
+                4.. => products::<S, P, 4>(&context, x, vectors, y),
+                2.. => products::<S, P, 2>(&context, x, vectors, y),
+                _ => products::<S, P, 1>(&context, x, vectors, y),
             };
-            y = &mut y[done..];
-            x = &x[done * blocks..];
         }
     }
 }
 
-/// The products of a row with the first M vectors; M.
+/// The products of a row with the first M of the vectors; M.
 #[inline(always)]
 fn products<S: Simd, P: Source<S>, const M: usize>(
-    simd: S,
-    source: P,
-    row: &Row<'_>,
-    plan: &Plan,
-    matrix: &Matrix<'_>,
+    context: &Context<'_, '_, S, P>,
     x: &[[f32; BLOCK]],
+    vectors: usize,
     y: &mut [f32],
 ) -> usize {
-    let blocks = matrix.in_features.div_ceil(BLOCK);
+    let simd = context.simd;
     let mut sums = [simd.splat(0.0); M];
-    let mut scales = [[0.0; 2]; CHUNK];
-    let x: [&[[f32; BLOCK]]; M] = core::array::from_fn(|m| &x[m * blocks..][..blocks]);
-    for chunk in 0..blocks.div_ceil(CHUNK) {
-        row.scales(matrix, chunk, blocks - chunk * CHUNK, 1.0, &mut scales);
-        for (block, &[low, high]) in (chunk * CHUNK..blocks).zip(&scales) {
-            let weights = simd.widen(source.states(simd, row, block), plan.zero_point);
+    for chunk in 0..context.blocks().div_ceil(CHUNK) {
+        let scales = context.row.scales(context.matrix, chunk, 1.0);
+        let x = x.get(chunk * CHUNK * vectors..).unwrap_or_default().chunks(vectors);
+        for ((block, &[low, high]), x) in (chunk * CHUNK..).zip(&scales).zip(x) {
+            let [a, b, c, d] = simd.widen(context.states(block), context.zero_point);
             let (low, high) = (simd.splat(low), simd.splat(high));
-            for (sum, x) in sums.iter_mut().zip(&x) {
-                let (x, _) = x[block].as_chunks::<LANES>();
-                let half = |at: usize| {
-                    let first = simd.mul(weights[at], simd.load(&x[at]));
-                    simd.fma(weights[at + 1], simd.load(&x[at + 1]), first)
-                };
-                *sum = simd.fma(half(0), low, *sum);
-                *sum = simd.fma(half(2), high, *sum);
+            let x = &x[..M];
+            for m in 0..M {
+                let (x, _) = x[m].as_chunks::<LANES>();
+                let first = simd.fma(b, simd.load(&x[1]), simd.mul(a, simd.load(&x[0])));
+                let second = simd.fma(d, simd.load(&x[3]), simd.mul(c, simd.load(&x[2])));
+                sums[m] = simd.fma(second, high, simd.fma(first, low, sums[m]));
             }
         }
     }
     for (y, sum) in y.iter_mut().zip(sums) {
-        *y = simd.total(sum) * row.super_scale;
+        *y = simd.total(sum) * context.row.super_scale;
     }
     M
 }
@@ -497,22 +494,20 @@ impl Job for Int8Product<'_, '_> {
     fn run_portable(self) {
         let Self { matrix, rows, x, y } = self;
         let decoder = Decoder::new(&matrix.code);
-        let blocks = matrix.in_features.div_ceil(BLOCK);
-        let mut states = alloc::vec![0i32; blocks * BLOCK];
-        let mut scales = [[0.0; 2]; CHUNK];
+        let mut states = alloc::vec![0i32; matrix.in_features.next_multiple_of(BLOCK)];
+        let mut spare = Vec::new();
         for (row, y) in rows.zip(y.chunks_exact_mut(x.vectors().max(1))) {
-            let Some(planes) = matrix.row(row) else { continue };
-            let row = Row::new(matrix, row);
-            decoder.states_of_row(planes, &mut states[..matrix.in_features]);
+            decoder.states_of_row(matrix.row(row).unwrap_or_default(), &mut states[..matrix.in_features]);
+            let row = Row::new(matrix, row, &mut spare);
             y.fill(0.0);
-            for (block, states) in states.as_chunks::<BLOCK>().0.iter().enumerate() {
-                if block % CHUNK == 0 {
-                    row.scales(matrix, block / CHUNK, blocks - block, 1.0, &mut scales);
-                }
+            for (chunk, states) in states.chunks(CHUNK * BLOCK).enumerate() {
+                let scales = row.scales(matrix, chunk, 1.0);
                 for (m, y) in y.iter_mut().enumerate() {
-                    let (x, x_scale) = x.vector(m).block(block);
-                    let (states, x) = (states.as_chunks::<{ BLOCK / 2 }>().0, x.as_chunks::<{ BLOCK / 2 }>().0);
-                    for ((states, x), scale) in states.iter().zip(x).zip(scales[block % CHUNK]) {
+                    let (x_scales, _) = x.scales(m, chunk);
+                    let values = x.values(chunk * CHUNK).iter().skip(m).step_by(x.vectors());
+                    let halves = values.flat_map(|values| values.0.as_chunks::<HALF>().0);
+                    let scales = scales.as_flattened().iter().zip(x_scales.as_flattened());
+                    for ((states, x), (scale, x_scale)) in states.chunks(HALF).zip(halves).zip(scales) {
                         let products = states.iter().zip(x).map(|(&state, &x)| state * i32::from(x));
                         *y += products.sum::<i32>() as f32 * (scale * x_scale);
                     }
@@ -525,66 +520,72 @@ impl Job for Int8Product<'_, '_> {
 
 impl RowJob for Int8Product<'_, '_> {
     #[inline(always)]
-    fn row<S: Simd, P: Source<S>>(&mut self, simd: S, source: P, row: &Row<'_>, plan: &Plan) {
-        let vectors = self.x.vectors();
+    fn row<S: Simd, P: Source<S>>(&mut self, context: Context<'_, '_, S, P>) {
         let y = core::mem::take(&mut self.y);
-        let (y, rest) = y.split_at_mut(vectors.min(y.len()));
+        let (y, rest) = y.split_at_mut(self.x.vectors().min(y.len()));
         self.y = rest;
-        let mut first = 0;
-        while first < y.len() {
-            let (x, y) = (self.x, &mut y[first..]);
-            first += match y.len() {
-                MOST_VECTORS.. => {
-                    int8_products::<S, P, MOST_VECTORS>(simd, source, row, plan, self.matrix, x, first, y)
-                }
-                4.. => int8_products::<S, P, 4>(simd, source, row, plan, self.matrix, x, first, y),
-                2.. => int8_products::<S, P, 2>(simd, source, row, plan, self.matrix, x, first, y),
-                _ => int8_products::<S, P, 1>(simd, source, row, plan, self.matrix, x, first, y),
+        let mut at = 0;
+        while at < y.len() {
+            let (x, y) = (self.x, &mut y[at..]);
+            at += match y.len() {
+                MOST_VECTORS.. => int8_products::<S, P, MOST_VECTORS>(&context, x, at, y),
+                4.. => int8_products::<S, P, 4>(&context, x, at, y),
+                2.. => int8_products::<S, P, 2>(&context, x, at, y),
+                _ => int8_products::<S, P, 1>(&context, x, at, y),
             };
         }
     }
 }
 
 /// The products of a row with M vectors from the `first`; M.
-#[allow(clippy::too_many_arguments)]
 #[inline(always)]
 fn int8_products<S: Simd, P: Source<S>, const M: usize>(
-    simd: S,
-    source: P,
-    row: &Row<'_>,
-    plan: &Plan,
-    matrix: &Matrix<'_>,
+    context: &Context<'_, '_, S, P>,
     x: &Activations,
     first: usize,
     y: &mut [f32],
 ) -> usize {
-    let blocks = matrix.in_features.div_ceil(BLOCK);
-    let x: [Vector<'_>; M] = core::array::from_fn(|m| x.vector(first + m));
-    let mut sums = [simd.splat(0.0); M];
+    let simd = context.simd;
+    // Two sums for few vectors, so that one addition does not wait for the other.
+    let mut sums = [[simd.splat(0.0); M]; 2];
     let mut offs = [simd.splat(0.0); M];
-    for chunk in 0..blocks.div_ceil(CHUNK) {
-        let mut scales = [[0.0; 2]; CHUNK];
-        row.scales(matrix, chunk, blocks - chunk * CHUNK, 1.0, &mut scales);
-        for (off, x) in offs.iter_mut().zip(&x) {
-            let parts = x.sums(chunk).as_flattened().as_chunks::<LANES>().0;
-            for (x, scales) in parts.iter().zip(scales.as_flattened().as_chunks::<LANES>().0) {
-                *off = simd.fma(simd.load(x), simd.load(scales), *off);
+    for chunk in 0..context.blocks().div_ceil(CHUNK) {
+        let scales = context.row.scales(context.matrix, chunk, 1.0);
+        let mut factors = [[[0.0; 2]; CHUNK]; M];
+        for m in 0..M {
+            let (x_scales, x_sums) = x.scales(first + m, chunk);
+            let factors = factors[m].as_flattened_mut().as_chunks_mut::<LANES>().0;
+            let parts = lanes(&scales).iter().zip(lanes(x_scales)).zip(lanes(x_sums)).zip(factors);
+            for (((scales, x_scales), x_sums), factors) in parts {
+                let scales = simd.load(scales);
+                simd.store(simd.mul(scales, simd.load(x_scales)), factors);
+                offs[m] = simd.fma(scales, simd.load(x_sums), offs[m]);
             }
         }
-        for (block, &[low, high]) in (chunk * CHUNK..blocks).zip(&scales) {
-            let states = source.states(simd, row, block);
-            let scale = simd.halves(low, high);
-            for (sum, x) in sums.iter_mut().zip(&x) {
-                let (x, x_scale) = x.block(block);
-                let dot = simd.dot(states, x, P::WHOLE_BYTES);
-                *sum = simd.fma(dot, simd.mul(scale, simd.splat(x_scale)), *sum);
+        let blocks = (context.blocks() - chunk * CHUNK).min(CHUNK);
+        let values = x.values(chunk * CHUNK).chunks(2 * x.vectors());
+        for (pair, values) in (0..blocks.div_ceil(2)).zip(values) {
+            for odd in 0..2 {
+                let states = context.states(chunk * CHUNK + 2 * pair + odd);
+                let values = &values[odd * x.vectors() + first..][..M];
+                let sums = &mut sums[if M <= 2 { odd } else { 0 }];
+                for m in 0..M {
+                    let dot = simd.dot(states, &values[m].0, P::WHOLE_BYTES);
+                    sums[m] = simd.fma(dot, simd.halves(&factors[m][2 * pair + odd]), sums[m]);
+                }
             }
         }
     }
-    let zero_point = -f32::from(plan.zero_point);
-    for ((y, sum), off) in y.iter_mut().zip(sums).zip(offs) {
-        let all = simd.fma(off, simd.splat(zero_point), sum);
-        *y = simd.total(all) * row.super_scale;
+    let (zero_point, one) = (simd.splat(-f32::from(context.zero_point)), simd.splat(1.0));
+    for m in 0..M {
+        let both = simd.fma(sums[1][m], one, sums[0][m]);
+        y[m] = simd.total(simd.fma(offs[m], zero_point, both)) * context.row.super_scale;
     }
     M
+}
+
+/// A chunk's numbers as they go into registers.
+#[inline(always)]
+fn lanes(halves: &Halves) -> &[[f32; LANES]] {
+    halves.as_flattened().as_chunks().0
 }

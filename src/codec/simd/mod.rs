@@ -39,12 +39,12 @@ pub trait Simd: Copy {
     fn tables(self, cut: &Cut) -> Self::Tables;
     /// Loads a window.
     fn window(self, tables: Self::Tables, bytes: &[u8; WINDOW]) -> Self::Window;
-    /// The codes `(a q + 256 zp + 128) >> 8` of sixteen bytes, as they would lie in a window.
-    fn q8_codes(self, q: &[u8; 16], a: u16, zp: i16) -> Self::Window;
-    /// The codes `floor(fma(q, scale, addend))`, saturating to 32 bits, cut to 16.
-    fn f32_codes(self, q: &[u8; 16], scale: f32, addend: f32) -> Self::Window;
     /// The states of a block.
     fn states(self, tables: Self::Tables, window: Self::Window) -> Self::Bytes;
+    /// The states of the codes `(a q + 256 zp + 128) >> 8` of sixteen bytes.
+    fn q8_states(self, tables: Self::Tables, q: &[u8; 16], a: u16, zp: i16) -> Self::Bytes;
+    /// The states of the codes `floor(fma(q, scale, addend))`, saturating to 32 bits, cut to 16.
+    fn f32_states(self, tables: Self::Tables, q: &[u8; 16], scale: f32, addend: f32) -> Self::Bytes;
     /// Bytes as they are.
     fn bytes(self, bytes: &[u8; BLOCK]) -> Self::Bytes;
 
@@ -56,8 +56,8 @@ pub trait Simd: Copy {
 
     /// One value in all lanes.
     fn splat(self, x: f32) -> Self::Floats;
-    /// One value in the first eight lanes, another in the others.
-    fn halves(self, low: f32, high: f32) -> Self::Floats;
+    /// The first value in the first eight lanes, the second in the others.
+    fn halves(self, x: &[f32; 2]) -> Self::Floats;
     /// Loads sixteen values.
     fn load(self, x: &[f32; LANES]) -> Self::Floats;
     /// `x * y`.

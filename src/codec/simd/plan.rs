@@ -36,9 +36,9 @@ pub struct Cut {
     pub second: usize,
     /// Bits of a state.
     pub state_bits: u32,
-    /// For each eight states, eight consecutive bytes of the window.
+    /// For each eight states, eight consecutive bytes of the window. Behind a cluster: each of sixteen bytes four times.
     pub bytes: [u8; BLOCK],
-    /// Where in those the state begins, in bits.
+    /// Where in those the state begins, in bits. Behind a cluster: in two codes of 32 bits, shifted left by eight.
     pub bits: [u8; BLOCK],
     /// The two bytes of each state, from `second` for the later half; 0x80 for none.
     pub pairs: [u8; 2 * BLOCK],
@@ -68,7 +68,7 @@ pub struct Plan {
     pub period_bytes: usize,
     /// What every state is reduced by.
     pub zero_point: u8,
-    /// The blocks of a period; the second is a copy of the first where there is one.
+    /// The blocks of a period.
     pub cuts: [Cut; 2],
 }
 
@@ -130,25 +130,29 @@ const fn plan(family: Family, group_size: usize) -> Plan {
     }
     // A cluster's bytes are words of two bytes once they are expanded.
     let word_bytes = if clustered { 2 } else { word_bits as usize / 8 };
-    let first = cut(segments, word_bytes, if clustered { BLOCK } else { group_size }, 0);
     if clustered {
-        let copy = cut(segments, word_bytes, BLOCK, 0);
-        let cuts = [first, copy];
+        let cuts = [expanded(cut(segments, word_bytes, BLOCK, 0)), NO_CUT];
         return Plan { kind: Kind::Cluster, phase_mask: 0, period_bytes: BLOCK / 4, zero_point, cuts };
     }
+    let first = cut(segments, word_bytes, group_size, 0);
     let words = match group_size {
         0 => BLOCK / states_of(segments),
         32 => 2 * words_of_group(segments, 32),
         size => words_of_group(segments, size),
     };
     let cuts = [first, cut(segments, word_bytes, group_size, phases - 1)];
-    Plan {
-        kind: Kind::Words,
-        phase_mask: phases - 1,
-        period_bytes: words * word_bytes,
-        zero_point,
-        cuts,
+    Plan { kind: Kind::Words, phase_mask: phases - 1, period_bytes: words * word_bytes, zero_point, cuts }
+}
+
+/// For codes of 32 bits in place of 16, shifted left by eight.
+const fn expanded(mut cut: Cut) -> Cut {
+    let mut i = 0;
+    while i < BLOCK {
+        cut.bits[i] += cut.bits[i] / 16 * 16 + 8;
+        cut.bytes[i] = i as u8 / 4;
+        i += 1;
     }
+    cut
 }
 
 /// The plan of one byte a state, but for its sizes.
@@ -203,7 +207,8 @@ const fn first_byte(places: &[usize; BLOCK], from: usize) -> usize {
 
 /// The bit in which the state of a weight begins, from the first bit of a row.
 const fn position(segments: &[Segment], word_bytes: usize, group_size: usize, weight: usize) -> usize {
-    let (group, within) = if group_size == 0 { (0, weight) } else { (weight / group_size, weight % group_size) };
+    let (group, within) =
+        if group_size == 0 { (0, weight) } else { (weight / group_size, weight % group_size) };
     let per_word = states_of(segments);
     let before = if group_size == 0 { 0 } else { group * words_of_group(segments, group_size) };
     (before + within / per_word) * 8 * word_bytes + shift_of(segments, within % per_word)

@@ -4,6 +4,7 @@
 use super::kernel::Decode;
 use super::*;
 use crate::code::{Cluster, Code, Family, GROUP_SIZES};
+use crate::codec::activations::CHUNK;
 use crate::codec::portable::Decoder;
 use crate::codec::{Activations, Element, Matrix, Planes};
 use alloc::vec;
@@ -99,7 +100,9 @@ impl Random {
 
     /// Numbers of several magnitudes.
     fn vector(&mut self, len: usize) -> Vec<f32> {
-        (0..len).map(|_| (self.next() % 2001) as f32 / 1000.0 - 1.0 + 0.3 * (self.next() % 2) as f32).collect()
+        (0..len)
+            .map(|_| (self.next() % 2001) as f32 / 1000.0 - 1.0 + 0.3 * (self.next() % 2) as f32)
+            .collect()
     }
 }
 
@@ -216,10 +219,12 @@ fn rounded_product(
     let zero_point = f64::from(matrix.code().states()[0].zero_point);
     let super_scale = f32::from_le_bytes(*matrix.row(row).unwrap().super_scale.first_chunk().unwrap());
     let (mut sum, mut rounding, mut terms) = (0.0, 0.0, 0.0);
-    let most = f64::from(matrix.code().max_local_scale().max(128)) * f64::from(super_scale.abs()) * zero_point;
+    let most =
+        f64::from(matrix.code().max_local_scale().max(128)) * f64::from(super_scale.abs()) * zero_point;
     for (block, weights) in weights.chunks(plan::BLOCK).enumerate() {
-        let (values, scale) = x.vector(vector).block(block);
-        for (&weight, &value) in weights.iter().zip(values) {
+        let values = x.values(block)[vector].0;
+        let scale = x.scales(vector, block / CHUNK).0[block % CHUNK][0];
+        for (&weight, value) in weights.iter().zip(values) {
             let (weight, value) = (f64::from(weight), f64::from(value) * f64::from(scale));
             sum += weight * value;
             rounding += weight.abs() * f64::from(scale) / 2.0;
@@ -267,8 +272,5 @@ fn vectors_of_another_width_are_refused() {
     let x = Activations::new(&[0.0; 16], 16);
     let rows = Err(SizeError::Rows { start: 1, end: 3, rows: 2 });
     assert_eq!(matrix.matvec_int8_rows(1..3, &x, &mut [0.0; 2]), rows);
-    assert_eq!(
-        matrix.matvec(&[0.0; 32], &mut [0.0; 3]),
-        Err(SizeError::Output { expected: 4, found: 3 })
-    );
+    assert_eq!(matrix.matvec(&[0.0; 32], &mut [0.0; 3]), Err(SizeError::Output { expected: 4, found: 3 }));
 }
