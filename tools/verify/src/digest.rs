@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::failure::{self, Failure, to_stdout};
+use crate::failure::{self, Failure, Stdout};
 
 /// A part of the file.
 #[derive(Serialize)]
@@ -41,15 +41,10 @@ pub fn run(path: &Path, json: bool) -> Result<Exit, Failure> {
         .into_par_iter()
         .map(|(part, bytes)| Part { sha256: sha256(&bytes), bytes: bytes.len() as u64, ..part })
         .collect();
-    to_stdout(|out| {
-        if json {
-            serde_json::to_writer(&mut *out, &digested)?;
-            return out.write_all(b"\n");
-        }
-        digested.iter().try_for_each(|Part { name, plane, sha256, .. }| {
-            writeln!(out, "{}", format!("{sha256}  {plane}  {}", printable(name)).trim_end())
-        })
-    })?;
+    let line = |out: &mut Stdout, Part { name, plane, sha256, .. }: &Part<'_>| {
+        writeln!(out, "{}", format!("{sha256}  {plane}  {}", printable(name)).trim_end())
+    };
+    failure::print(json, || &digested, |out, _| digested.iter().try_for_each(|part| line(out, part)))?;
     Ok(Exit::Ok)
 }
 

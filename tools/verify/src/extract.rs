@@ -13,7 +13,7 @@ use ccq::Container;
 use ccq::format::PlaneKind;
 use ccq_cli::Exit;
 
-use crate::failure::{self, Failure, to_stdout};
+use crate::failure::{self, Failure, Stdout};
 
 /// Characters that have a meaning in paths of one system or another.
 const SPECIAL: [char; 8] = ['\\', ':', '*', '?', '"', '<', '>', '|'];
@@ -52,7 +52,9 @@ pub fn run(file: &Path, folder: &Path) -> Result<Exit, Failure> {
     for (path, bytes) in &blobs {
         write(folder, path, bytes, &mut made)?;
     }
-    to_stdout(|out| writeln!(out, "{} files written to {}", blobs.len(), folder.display()))?;
+    let written =
+        |out: &mut Stdout, _| writeln!(out, "{} files written to {}", blobs.len(), folder.display());
+    failure::print(false, || (), written)?;
     Ok(Exit::Ok)
 }
 

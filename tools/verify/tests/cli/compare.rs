@@ -290,8 +290,8 @@ fn turned_matrices_are_compared_as_the_container_has_them() {
     let elements: Vec<&[u8]> = theirs.bytes.chunks(4).collect();
     let turned = (0..rows * columns).flat_map(|at| elements[at % columns * rows + at / columns]);
     let mut ours = Tensor { shape: vec![rows, columns], bytes: turned.copied().collect(), ..theirs.clone() };
-    for family in [None, Some(Family::Wint8)] {
-        ours.family = family;
+    for code in [None, Family::Wint8.default_code().ok()] {
+        ours.code = code;
         let folder = Folder::new();
         folder.source("source.safetensors", from_ref(&theirs));
         folder.container_with("model.ccq", from_ref(&ours), &[("ccq.transposed", ours.name)]);
