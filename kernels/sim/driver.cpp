@@ -88,6 +88,12 @@ static Result copy(void* to, const void* from, Size bytes, Stream* stream) {
     return SUCCESS;
 }
 
+// A kernel, and the bytes of its one parameter, after its PTX.
+struct Function {
+    void* kernel;
+    Size parameter_bytes;
+};
+
 extern "C" {
 
 Result cuInit(unsigned) { return fault("no-device") ? NO_DEVICE : fault("stub") ? STUB_LIBRARY : SUCCESS; }
@@ -111,7 +117,7 @@ Result cuDeviceGet(int* device, int ordinal) {
 Result cuDeviceGetAttribute(int* value, int attribute, int device) {
     const bool old = device == 0 || fault("old-device");
     switch (attribute) {
-    case 38: *value = 1 << 14; break;  // the last-level cache
+    case 38: *value = 1 << 12; break;  // the last-level cache
     case 75: *value = old ? 7 : 9; break;
     case 76: *value = old ? 5 : 0; break;
     default: return INVALID_VALUE;
@@ -226,26 +232,32 @@ Result cuModuleUnload(std::string* module) {
     return SUCCESS;
 }
 
-Result cuModuleGetFunction(void** function, std::string* module, const char* name) {
+Result cuModuleGetFunction(Function** function, std::string* module, const char* name) {
+    static std::map<std::string, Function> functions;
     *function = nullptr;
     Dl_info self;
-    const bool known = module->find(".entry " + std::string(name) + "(") != std::string::npos;
-    if (known && !fault("no-kernel") && dladdr(reinterpret_cast<void*>(&cuInit), &self) != 0) {
-        *function = dlsym(dlopen(self.dli_fname, RTLD_NOW | RTLD_NOLOAD), name);
-    }
-    return *function == nullptr ? NOT_FOUND : SUCCESS;
+    const std::string entry = ".entry " + std::string(name) + "(", parameter = "_param_0[";
+    const auto at = module->find(entry);
+    if (at == std::string::npos || fault("no-kernel")) return NOT_FOUND;
+    if (dladdr(reinterpret_cast<void*>(&cuInit), &self) == 0) return NOT_FOUND;
+    void* kernel = dlsym(dlopen(self.dli_fname, RTLD_NOW | RTLD_NOLOAD), name);
+    if (kernel == nullptr) return NOT_FOUND;
+    const Size bytes = std::stoul(module->substr(module->find(parameter, at) + parameter.size(), 10));
+    *function = &(functions[name] = {kernel, bytes});
+    return SUCCESS;
 }
 
 #ifndef CCQ_NO_KERNELS
-Result cuLaunchKernel(void* function, unsigned blocks, unsigned, unsigned, unsigned threads, unsigned, unsigned,
+Result cuLaunchKernel(Function* function, unsigned blocks, unsigned, unsigned, unsigned threads, unsigned, unsigned,
                       unsigned shared_bytes, Stream* stream, void** params, void**) {
     if (shared_bytes > 48 << 10 || blocks == 0) return INVALID_VALUE;
     if (fault("no-launch")) return LAUNCH_FAILED;
-    // Parameters are copied here, as the driver does; the largest has 256 bytes and lies in an enum that has more.
-    std::vector<char> args(static_cast<char*>(params[0]), static_cast<char*>(params[0]) + 256);
+    // Parameters are copied here, as the driver does.
+    std::vector<char> args(static_cast<char*>(params[0]), static_cast<char*>(params[0]) + function->parameter_bytes);
+    void* kernel = function->kernel;
     stream->push([=] {
         const sim::Launch launch = {blocks, threads, shared_bytes, 0};
-        reinterpret_cast<void (*)(const void*, const sim::Launch*)>(function)(args.data(), &launch);
+        reinterpret_cast<void (*)(const void*, const sim::Launch*)>(kernel)(args.data(), &launch);
     });
     return SUCCESS;
 }

@@ -227,7 +227,7 @@ pub struct DenseProduct<'c> {
 }
 
 impl DenseProduct<'_> {
-    /// Multiplies with every copy once; returns the milliseconds that it took together.
+    /// Multiplies with every copy; returns the milliseconds that it took together, as `Residents::launch` does.
     ///
     /// # Errors
     /// [`Error::Driver`].

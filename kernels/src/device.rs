@@ -211,8 +211,8 @@ pub struct Residents<'d, O> {
 }
 
 impl<O: Operation> Residents<'_, O> {
-    /// Runs the kernels of all operations once, one after another, on what was uploaded; returns the milliseconds
-    /// that they took together.
+    /// Runs the kernels of all operations, one after another, on what was uploaded; returns the milliseconds that
+    /// they took together. What takes less than a millisecond is done more often, and the mean returned.
     ///
     /// # Errors
     /// [`Error::Driver`].

@@ -203,21 +203,30 @@ pub(crate) fn run(
 pub(crate) struct Repeated {
     stream: Stream,
     graph: Graph,
+    rounds: u32,
     begin: Event,
     end: Event,
 }
 
 impl Repeated {
-    /// Does what `queue` queues once, which compiles kernels where they are not, and records it.
+    /// Does what `queue` queues, which compiles kernels where they are not, and records it: as often as takes a
+    /// millisecond, beside which the start of a graph is short.
     ///
     /// # Errors
     /// Those of `queue`, and [`Error::MissingSymbol`] for drivers before CUDA 11.4.
     pub fn new(context: &Arc<Context>, queue: impl Fn(&Stream) -> Result<(), Error>) -> Result<Self, Error> {
+        const MOST_ROUNDS: f32 = 256.0;
         let stream = Stream::new(context)?;
+        let (begin, end) = (Event::new(context)?, Event::new(context)?);
         queue(&stream)?;
+        begin.record(&stream)?;
+        queue(&stream)?;
+        end.record(&stream)?;
         stream.synchronize()?;
-        let graph = Graph::record(&stream, || queue(&stream))?;
-        Ok(Self { stream, graph, begin: Event::new(context)?, end: Event::new(context)? })
+        let milliseconds = begin.milliseconds_until(&end)?;
+        let rounds = (1.0 / milliseconds).ceil().clamp(1.0, MOST_ROUNDS) as u32;
+        let graph = Graph::record(&stream, || (0..rounds).try_for_each(|_| queue(&stream)))?;
+        Ok(Self { stream, graph, rounds, begin, end })
     }
 
     /// The stream it is done on.
@@ -225,7 +234,7 @@ impl Repeated {
         &self.stream
     }
 
-    /// Does the work once more; returns the milliseconds it took.
+    /// Does the work once more, or more often; returns the milliseconds it took once.
     ///
     /// # Safety
     /// What the work uses is still there.
@@ -237,7 +246,8 @@ impl Repeated {
         let ended = launched.and_then(|()| self.end.record(&self.stream));
         self.stream.synchronize()?;
         ended?;
-        self.begin.milliseconds_until(&self.end).map(f64::from)
+        let milliseconds = self.begin.milliseconds_until(&self.end)?;
+        Ok(f64::from(milliseconds) / f64::from(self.rounds))
     }
 }
 

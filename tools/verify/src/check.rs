@@ -110,7 +110,7 @@ fn check_against(
     let mut pooled = ErrorStats::default();
     let mut by_encoding = BTreeMap::<_, ErrorStats>::new();
     let mut speeds = BTreeMap::<_, Speed>::new();
-    report.device = Some(gpu.device().map_or_else(Machine::cpu, |device| Machine::gpu(device.info())));
+    let found = gpu.device().map(|device| Machine::gpu(device.info()));
     let mut mismatches = Vec::new();
     let mut undefined = Vec::new();
     for (tensor, row) in container.tensors().zip(&mut report.tensors) {
@@ -144,6 +144,8 @@ fn check_against(
             Problem::of(Kind::Mismatch, name, "is in the source, but not in the file")
         }));
     }
+    let served = report.tensors.iter().any(|row| row.decoded_on == Some("cuda"));
+    report.device = Some(found.filter(|_| served).unwrap_or_else(Machine::cpu));
     report.total.relative_mse = pooled.relative_mse();
     for row in &mut report.encodings {
         row.relative_mse = by_encoding.get(&row.encoding).and_then(ErrorStats::relative_mse);

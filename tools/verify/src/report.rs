@@ -22,7 +22,7 @@ pub struct Report {
     pub format_version: String,
     /// The source's path.
     pub source: Option<String>,
-    /// What the tensors were compared on, if it did not fail; the CPU compares what it cannot.
+    /// What tensors were compared on; the CPU did those that a GPU could not (`decoded_on`).
     pub device: Option<Machine>,
     /// Figures of the whole file.
     pub total: Total,

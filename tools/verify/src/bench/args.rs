@@ -26,9 +26,9 @@ Examples:
 A row of the table is the median of many runs, at least 3. Runs take turns on copies of the weights that together, \
 with what is written, exceed twice the last-level cache. On the CPU `f32 row by row` decodes into one buffer a thread, \
 `f32 to memory` writes the whole matrix, `y = W x` decodes a row and multiplies it with M vectors, in f32. On a GPU \
-weights are written as f32, f16 and bf16, the vectors are bf16, and a run replays all copies as a CUDA graph: its time \
-over their number counts. Beside it, where libcublas.so.13 or .12 is found, cuBLAS multiplies bf16 weights of the same \
-shape; `speed-up` is its time over ours.
+weights are written as f32, f16 and bf16, the vectors are bf16, and a run replays a CUDA graph of all copies, a \
+millisecond at least: its time over their number counts. Beside it, where libcublas.so.13 or .12 is found, cuBLAS \
+multiplies bf16 weights of the same shape; `speed-up` is its time over ours.
 Gweights/s are weights over time (a product counts them once, whatever M). GB/s are stored bytes over time. `of \
 copy` is the bytes read from and written to memory, over time, as a share of what a copy of memory reads and \
 writes on the same device in the same run. Rows beyond 2^28 weights of a layer are left out.

@@ -1,7 +1,7 @@
 //! Benches of a GPU.
 //!
-//! Copies of the weights lie in the card's memory; their kernels are recorded, one after another, as a CUDA graph. A
-//! run replays it, and its time over the number of copies counts.
+//! Copies of the weights lie in the card's memory; their kernels are recorded, one after another, as a CUDA graph that
+//! takes a millisecond at least. A run replays it, and its time over the number of kernels counts.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

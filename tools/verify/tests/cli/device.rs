@@ -62,10 +62,9 @@ impl Machine {
     }
 }
 
-/// Asserts that two reports have the same figures, to 1e-6, and were made on these devices.
+/// Asserts that two reports have the same figures, to 1e-6.
 #[track_caller]
 fn agree(cpu: &Value, cuda: &Value) {
-    assert_eq!((&cpu["device"]["kind"], &cuda["device"]["kind"]), (&json!("cpu"), &json!("cuda")));
     let near = |a: &Value, b: &Value, what: &Value| match (a.as_f64(), b.as_f64()) {
         (Some(a), Some(b)) => assert!((a - b).abs() <= 1e-6 * a.abs(), "{a} {b} in {what}"),
         (None, None) => {}
@@ -146,7 +145,9 @@ fn the_cpu_compares_what_kernels_cannot() {
     let folder = Folder::model();
     let machine = Machine::default();
     for device in ["auto", "cuda", "cuda:1"] {
-        agree(&machine.compare(&folder, "cpu"), &machine.compare(&folder, device));
+        let (cpu, cuda) = (machine.compare(&folder, "cpu"), machine.compare(&folder, device));
+        agree(&cpu, &cuda);
+        assert_eq!((&cpu["device"]["kind"], &cuda["device"]["kind"]), (&json!("cpu"), &json!("cuda")));
     }
     let mut theirs = tensors();
     theirs[4].bytes[4 * 70..4 * 71].copy_from_slice(&f32::NAN.to_le_bytes());
@@ -223,7 +224,10 @@ fn auto_goes_on_without_a_gpu_that_fails() {
         assert!(run.err.starts_with(note) && run.err.lines().count() == 1, "{run:#?}");
         let report = run.json();
         agree(&cpu, &report);
-        assert_eq!(decoded_on(&report, "layer.0.weight"), "cpu");
+        assert_eq!(
+            (decoded_on(&report, "layer.0.weight"), &report["device"]["kind"]),
+            (&json!("cpu"), &json!("cpu"))
+        );
     }
 }
 
@@ -265,7 +269,7 @@ fn the_bench_is_the_same_on_a_gpu() {
         assert_eq!(run.err, "");
         let report = run.json();
         assert_eq!((&report["device"]["kind"], &report["device"]["threads"]), (&json!("cuda"), &Value::Null));
-        assert_eq!(report["device"]["cache_bytes"], 1 << 14);
+        assert_eq!(report["device"]["cache_bytes"], 1 << 12);
         let copy = report["copy_bytes_per_second"].as_f64().unwrap();
         let rows = report["results"].as_array().unwrap();
         let kinds: Vec<_> =
@@ -283,7 +287,7 @@ fn the_bench_is_the_same_on_a_gpu() {
             near(number("median_seconds"), 1e-3 / number("sets"));
             near(number("copy_share"), bytes / number("median_seconds") / copy);
             near(number("weights_per_second"), 4096.0 / number("median_seconds"));
-            assert!(row["cold"] == true && number("sets") * bytes >= f64::from(2 << 14), "{row}");
+            assert!(row["cold"] == true && number("sets") * bytes >= f64::from(2 << 12), "{row}");
             assert_eq!(row["cublas_seconds"].is_number(), cublas && row["operation"] == "product", "{row}");
         }
         let note = report["notes"][0].as_str().unwrap();
@@ -303,11 +307,10 @@ fn the_bench_is_the_same_on_a_gpu() {
     Machine::default().run(&folder, &layers).expect(0, &["layer.10.weight", "6x64", "f16 to memory"]);
 }
 
-/// Copies become fewer where memory is short, and say that they may stay in the cache.
+/// Copies become fewer where memory is short.
 #[test]
 fn benches_fit_the_memory_there_is() {
     let folder = Folder::new();
-    let machine = Machine { memory: Some(64_000), ..Machine::default() };
     let args = [
         "bench",
         "--seconds",
@@ -320,8 +323,11 @@ fn benches_fit_the_memory_there_is() {
         "wint8",
         "--json",
     ];
-    let report = machine.run(&folder, &args).expect(0, &[]).json();
-    let sets: Vec<_> =
-        report["results"].as_array().unwrap().iter().map(|row| row["sets"].as_u64().unwrap()).collect();
-    assert!(sets.iter().all(|sets| (1..=5).contains(sets)), "{sets:?}");
+    let sets = |memory| {
+        let report = Machine { memory, ..Machine::default() }.run(&folder, &args).expect(0, &[]).json();
+        report["results"].as_array().unwrap().iter().map(|row| row["sets"].clone()).collect::<Vec<_>>()
+    };
+    assert!(sets(None).iter().all(|sets| *sets == 2));
+    // Not for two copies of 8 KiB and their values in f32.
+    assert_eq!(sets(Some(64_000))[..3], [json!(1), json!(2), json!(2)]);
 }
