@@ -4,7 +4,7 @@
 // Streams are lazy: copies and kernels run when the stream is synchronised and not before, so that memory which
 // is changed, read or freed too early shows. CCQ_SIM_DRIVER chooses a fault: no-device, stub, old-driver,
 // old-device, no-memory, no-pinned-memory, no-kernel, no-launch, unknown-code. CCQ_SIM_MEMORY is the bytes that the
-// device has. Built with CCQ_NO_KERNELS, cuLaunchKernel is missing.
+// device has. Built with CCQ_NO_KERNELS, cuLaunchKernel is missing; with CCQ_NO_GRAPHS, what records work.
 #include <cstdlib>
 #include <cstring>
 #include <functional>
@@ -263,6 +263,7 @@ Result cuLaunchKernel(Function* function, unsigned blocks, unsigned, unsigned, u
 }
 #endif
 
+#ifndef CCQ_NO_GRAPHS
 // Work that is recorded, and recorded work: the same thing here.
 Result cuStreamBeginCapture_v2(Stream* stream, int) {
     if (stream->recording != nullptr || !stream->queue.empty()) return INVALID_VALUE;
@@ -295,6 +296,7 @@ Result cuGraphExecDestroy(Queue* instance) {
     delete instance;
     return SUCCESS;
 }
+#endif
 
 // What other simulated libraries queue work with.
 void ccq_sim_queue(Stream* stream, std::function<void()>* work) { stream->push(*work); }

@@ -307,6 +307,24 @@ fn the_bench_is_the_same_on_a_gpu() {
     Machine::default().run(&folder, &layers).expect(0, &["layer.10.weight", "6x64", "f16 to memory"]);
 }
 
+/// A driver before CUDA 11.4 compares, but cannot record what a bench replays.
+#[test]
+fn old_drivers_compare_but_have_no_bench() {
+    let folder = Folder::model();
+    let driver = compile::compile("sim/driver.cpp", "verify-driver-11/libcuda.so", &["-DCCQ_NO_GRAPHS"]);
+    let run = |args: &[&str]| {
+        let mut command = folder.command(args);
+        Run::of(command.env("LD_LIBRARY_PATH", driver.parent().unwrap()))
+    };
+    let report = run(&[&AGAINST[..], &["--device", "cuda"]].concat()).expect(0, &[]).json();
+    assert_eq!(report["device"]["kind"], "cuda");
+    let bench = run(&["bench", "--shape", "8x64", "--seconds", "0.01", "--device", "cuda"]);
+    bench.expect(
+        5,
+        &["error: --device cuda: the CUDA driver lacks cuStreamBeginCapture_v2: install a newer one"],
+    );
+}
+
 /// Copies become fewer where memory is short.
 #[test]
 fn benches_fit_the_memory_there_is() {
