@@ -88,6 +88,12 @@ impl SourceTensor {
         }
     }
 
+    /// Whether [`SourceTensor::dtype`] holds the file's values as they are, so that
+    /// [`Model::elements`](crate::Model::elements) does not round.
+    pub fn is_exact(&self) -> bool {
+        matches!(self.storage, Storage::Plain(_))
+    }
+
     /// Whether the file has each matrix the other way round, `[in_features, out_features]`: shape and elements
     /// are those of the transposed view.
     pub fn is_transposed(&self) -> bool {

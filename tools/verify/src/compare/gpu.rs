@@ -4,10 +4,14 @@
 //! the last bits. What a kernel cannot tell, such as which element of the source is the first that is not finite,
 //! the CPU finds out.
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 use ccq::codec::{Matrix, Planes};
 use ccq::format::Dtype;
 use ccq_cli::{Progress, interrupted, printable};
 use ccq_cuda::{Device, Element, Error};
+use ccq_import::SourceTensor;
 use ccq_quantize::ErrorStats;
 
 use super::{Source, Speed};
@@ -49,7 +53,7 @@ impl Gpu {
         source: &Source<'_>,
         progress: &Progress,
     ) -> Result<Option<(ErrorStats, Speed)>, Failure> {
-        let (Some(device), Some(element)) = (&self.device, element(source.tensor.dtype)) else {
+        let (Some(device), Some(element)) = (&self.device, element(source.tensor)) else {
             return Ok(None);
         };
         if matrix.rows() == 0 || matrix.in_features() == 0 {
@@ -94,9 +98,10 @@ impl From<Failure> for Stop {
     }
 }
 
-/// The kernels' name for an element type that they read.
-fn element(dtype: Dtype) -> Option<Element> {
-    match dtype {
+/// The element type that the source goes to the device as; values that its dtype would round go as f32.
+fn element(tensor: &SourceTensor) -> Option<Element> {
+    match tensor.dtype {
+        Dtype::F16 | Dtype::Bf16 if !tensor.is_exact() => Some(Element::F32),
         Dtype::F32 => Some(Element::F32),
         Dtype::F16 => Some(Element::F16),
         Dtype::Bf16 => Some(Element::Bf16),
@@ -120,7 +125,7 @@ fn sum(
             return Err(Failure::Interrupted.into());
         }
         let end = rows.min(start + per_piece);
-        let weights = source.elements(start as u64 * width..end as u64 * width)?;
+        let weights = weights(source, start as u64 * width..end as u64 * width)?;
         let source = ccq_cuda::Source { element, bytes: &weights };
         let found = device.squared_error(&piece(matrix, start, end)?, source)?;
         total.merge(&ErrorStats {
@@ -134,6 +139,16 @@ fn sum(
         seconds += found.kernel_milliseconds / 1e3;
     }
     Ok((total, seconds))
+}
+
+/// The source's elements as [`element`] says.
+fn weights<'a>(source: &Source<'a>, elements: Range<u64>) -> Result<Cow<'a, [u8]>, Failure> {
+    if source.tensor.is_exact() {
+        return source.elements(elements);
+    }
+    let mut values = Vec::new();
+    source.decode(elements, &mut values)?;
+    Ok(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>().into())
 }
 
 /// Some rows of a matrix, as a matrix.

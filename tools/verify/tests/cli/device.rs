@@ -161,6 +161,31 @@ fn the_cpu_compares_what_kernels_cannot() {
     assert!(decoded_on(&report, "a.embedding").is_null());
 }
 
+/// FP8 weights times their scales are compared as they are, though the container has bfloat16 on record.
+#[test]
+fn sources_that_would_be_rounded_are_not() {
+    let (rows, columns) = (6, 200);
+    let folder = Folder::new();
+    let weights: Vec<u8> = (0..rows * columns).map(|at| (at * 37 % 120 | at % 3 << 7) as u8).collect();
+    let scales: Vec<u8> = [0.0123f32, 0.0234].iter().flat_map(|scale| scale.to_le_bytes()).collect();
+    let plain =
+        |name, shape: &[usize], dtype, bytes: &[u8]| Tensor::f32(name, shape, None).bytes(dtype, bytes);
+    let source = [
+        plain("w.weight", &[rows, columns], Dtype::F8E4M3, &weights),
+        plain("w.weight_scale_inv", &[1, 2], Dtype::F32, &scales),
+    ];
+    folder.source("source.safetensors", &source);
+    let model = ccq_import::Model::open(&folder.path("source.safetensors")).unwrap();
+    let mut values = Vec::new();
+    model.decode_f32(&model.tensors()[0], 0..(rows * columns) as u64, &mut values).unwrap();
+    let ours = Tensor::of("w.weight", &[rows, columns], Some(Family::Wint8), &values).bf16();
+    folder.container("model.ccq", &[ours]);
+    let machine = Machine::default();
+    let (cpu, cuda) = (machine.compare(&folder, "cpu"), machine.compare(&folder, "cuda"));
+    agree(&cpu, &cuda);
+    assert_eq!(decoded_on(&cuda, "w.weight"), "cuda");
+}
+
 #[test]
 fn auto_says_once_why_it_is_the_cpu() {
     let folder = Folder::model();
