@@ -95,7 +95,10 @@ impl Encoding {
                 if is_zero { Ok(Self::Raw) } else { Err(Error::Reserved { at: at.into() }) }
             }
             ENCODING_CODED => parse_code(&record.code, at).map(Self::Coded),
-            _ => Err(Error::UnsupportedFeature { feature: Feature::Encoding, at: at.into() }),
+            found => {
+                let (feature, found) = (Feature::Encoding, found.into());
+                Err(Error::UnsupportedFeature { feature, at: at.into(), found })
+            }
         }
     }
 }
@@ -118,14 +121,14 @@ fn parse_code(record: &CodeRecord, at: At<'_>) -> Result<Code, Error> {
         (1, bits) => LocalScale::Embedded { bits },
         (2, 4) => LocalScale::Nibble,
         (3, 8) => LocalScale::Signed8,
-        (0..=3, _) => return Err(bad(EncodingFault::Field("scale_bits"))),
-        _ => return Err(bad(EncodingFault::Field("scale_placement"))),
+        (0..=3, found) => return Err(bad(EncodingFault::Field { field: "scale_bits", found })),
+        (found, _) => return Err(bad(EncodingFault::Field { field: "scale_placement", found })),
     };
     let cluster = match record.cluster {
         0 => None,
         1 => Some(Cluster::Q8),
         2 => Some(Cluster::F32),
-        _ => return Err(bad(EncodingFault::Field("cluster"))),
+        found => return Err(bad(EncodingFault::Field { field: "cluster", found })),
     };
     Code::new(used, record.word_bits, record.group_size.get(), local_scale, cluster).map_err(|error| {
         match error {

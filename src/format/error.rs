@@ -38,12 +38,17 @@ pub enum Error {
         minor: u16,
     },
     /// Something that a reader must understand and this one does not.
-    #[error("[{}] {feature} at {at} is not known to this reader: update the reader", feature.clause())]
+    #[error(
+        "[{}] {feature} ({found:#x}) at {at} is not known to this reader: update the reader",
+        feature.clause()
+    )]
     UnsupportedFeature {
         /// What it is.
         feature: Feature,
         /// Where it is.
         at: Place,
+        /// Its identifier, or the bits that are set.
+        found: u64,
     },
     /// A reserved field is not zero.
     #[error("[1.3] a reserved field or flag of the record at {at} is not zero")]
@@ -328,7 +333,7 @@ impl EncodingFault {
     fn clause(self) -> &'static str {
         match self {
             Self::Code(CodeError::ScaleBits { .. }) => "6.4",
-            Self::Code(_) | Self::Field(_) => "4.7",
+            Self::Code(_) | Self::Field { .. } => "4.7",
             Self::Planes { .. } | Self::PlaneKind { .. } => "5.3",
             Self::PlaneSize { plane: "local-scale", .. } => "5.5",
             Self::PlaneSize { plane, .. } => clause(plane),
@@ -484,7 +489,12 @@ pub enum EncodingFault {
     /// The code description is not valid.
     Code(CodeError),
     /// A field of the code record holds a value that stands for nothing.
-    Field(&'static str),
+    Field {
+        /// Which field.
+        field: &'static str,
+        /// Its value.
+        found: u8,
+    },
     /// Planes missing, superfluous or of the wrong kind.
     Planes {
         /// Planes due.
@@ -521,8 +531,8 @@ impl fmt::Display for EncodingFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Code(error) => error.fmt(f),
-            Self::Field(field) => {
-                write!(f, "`{field}` of the code description holds a value that stands for nothing")
+            Self::Field { field, found } => {
+                write!(f, "`{field}` of the code description is {found}, which stands for nothing")
             }
             Self::Planes { expected, found } => write!(f, "{found} planes, expected {expected}"),
             Self::PlaneKind { expected, found } => write!(f, "plane of kind {found}, expected {expected}"),

@@ -331,8 +331,9 @@ fn check_header<'a>(front: Front<'a>, limits: &Limits) -> Result<&'a Header, Err
     }
     let bytes = front.range("header", 0, header_len)?;
     check_crc("header", 0, header.header_crc.get(), header_crc(header, bytes))?;
-    if header.incompat.get() != 0 {
-        return Err(Error::UnsupportedFeature { feature: Feature::Incompat, at: Place::byte(16) });
+    let found = header.incompat.get();
+    if found != 0 {
+        return Err(Error::UnsupportedFeature { feature: Feature::Incompat, at: Place::byte(16), found });
     }
     if header.reserved != [0; 24] {
         return Err(Error::Reserved { at: Place::byte(104) });
@@ -413,7 +414,8 @@ fn check_sections(front: Front<'_>, header: &Header) -> Result<Vec<Section>, Err
         let known = SectionKind::ALL.into_iter().find(|known| *known as u32 == kind);
         match known {
             None if flags & SECTION_IGNORABLE == 0 => {
-                return Err(Error::UnsupportedFeature { feature: Feature::Section, at: at.into() });
+                let (feature, found) = (Feature::Section, kind.into());
+                return Err(Error::UnsupportedFeature { feature, at: at.into(), found });
             }
             None => {}
             Some(_) if flags != 0 => return Err(Error::Reserved { at: at.into() }),

@@ -146,8 +146,11 @@ impl Parser<'_> {
         at: At<'_>,
     ) -> Result<TensorEntry, Error> {
         let (dims, shape) = self.shape(progress, record, at)?;
-        let dtype = Dtype::from_id(record.dtype.get())
-            .ok_or_else(|| Error::UnsupportedFeature { feature: Feature::Dtype, at: at.into() })?;
+        let found = record.dtype.get();
+        let dtype = Dtype::from_id(found).ok_or_else(|| {
+            let (feature, found) = (Feature::Dtype, found.into());
+            Error::UnsupportedFeature { feature, at: at.into(), found }
+        })?;
         let encoding = Encoding::from_record(record, at)?;
         let due = encoding.planes(shape, dtype, at)?;
         let (expected, found) = (due.clone().count() as u64, u64::from(record.plane_count.get()));
@@ -200,7 +203,8 @@ impl Parser<'_> {
         }
         let (expected, found) = (kind as u32, record.kind.get());
         if !(PlaneKind::Code as u32..=PlaneKind::Blob as u32).contains(&found) {
-            return Err(Error::UnsupportedFeature { feature: Feature::Plane, at: at.into() });
+            let (feature, found) = (Feature::Plane, found.into());
+            return Err(Error::UnsupportedFeature { feature, at: at.into(), found });
         }
         if expected != found {
             return Err(Error::BadEncoding {

@@ -24,7 +24,9 @@ pub fn classify(error: &Error) -> String {
         Error::BadEncoding { fault: EncodingFault::Code(code), .. } => {
             format!("BadEncoding{{{}}}", variant(code))
         }
-        Error::BadEncoding { fault: EncodingFault::Field(field), .. } => format!("BadEncoding{{{field}}}"),
+        Error::BadEncoding { fault: EncodingFault::Field { field, .. }, .. } => {
+            format!("BadEncoding{{{field}}}")
+        }
         Error::BadEncoding { fault, .. } => format!("BadEncoding{{{}}}", variant(fault)),
         Error::Shard { fault } => format!("Shard{{{}}}", variant(fault)),
         Error::PayloadChecksum { plane, .. } => format!("PayloadChecksum{{{plane}}}"),
