@@ -134,7 +134,7 @@ pub enum Error {
         output: PathBuf,
     },
     /// The folder to be written exists.
-    #[error("{}: exists; choose another name for the folder", output.display())]
+    #[error("{}: exists; remove it, or choose another name for the folder", output.display())]
     FolderExists {
         /// The output.
         output: PathBuf,

@@ -164,8 +164,11 @@ fn our_own_layers_can_be_served() {
             bf16_tensor("m.norm.weight", &[8], &values(8, 1)),
         ];
         let folder = folder_of(&layers);
-        convert(&folder, "model", "model.ccq", args).ok();
-        convert(&folder, "model.ccq", "out", &["--to", "fastdeploy"]).ok();
+        // The container keeps config.json as it was, and the tool says what is missing there.
+        fs::write(folder.path("model/config.json"), "{}").unwrap();
+        convert(&folder, "model", "model.ccq", &[args, &["--overwrite"]].concat()).ok();
+        let run = convert(&folder, "model.ccq", "out", &["--to", "fastdeploy"]).ok();
+        assert!(run.stderr().contains("config.json has no quantization_config"), "{}", run.stderr());
         let exported = folder.path("out/model.safetensors");
         assert_eq!(check_against_python(&folder, &exported, "model.ccq"), 2, "{encoding}");
         // Read again, the same weights.
@@ -194,7 +197,11 @@ fn what_fastdeploy_has_no_place_for_is_refused() {
     convert(&folder, "model", "model.ccq", &["--encoding", "raw"]).ok();
     fs::create_dir(folder.path("out")).unwrap();
     let again = convert(&folder, "model.ccq", "out", &["--to", "fastdeploy"]);
-    again.failed(1, &["exists; choose another name for the folder"]);
+    again.failed(1, &["exists; remove it, or choose another name for the folder"]);
+    fs::remove_dir(folder.path("out")).unwrap();
+    fs::create_dir(folder.path("out.partial")).unwrap();
+    let again = convert(&folder, "model.ccq", "out", &["--to", "fastdeploy"]);
+    again.failed(1, &["out.partial: exists; remove it"]);
     let missing = folder.path("no/out");
     let missing = run([
         folder.path("model.ccq").as_os_str(),
@@ -203,7 +210,7 @@ fn what_fastdeploy_has_no_place_for_is_refused() {
         "fastdeploy".as_ref(),
     ]);
     missing.failed(1, &["no such folder"]);
-    assert_eq!(folder.names(), ["model", "model.ccq", "out"]);
+    assert_eq!(folder.names(), ["model", "model.ccq", "out.partial"]);
 }
 
 /// A damaged container leaves no folder behind.

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -120,7 +120,8 @@ pub fn export(common: &Common) -> Result<Report, Error> {
             report.left_out.push(name.into());
             continue;
         }
-        fs::write(folder.partial.join(name), bytes).map_err(&failed)?;
+        let mut file = File::create_new(folder.partial.join(name)).map_err(&failed)?;
+        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(&failed)?;
         report.blobs.push(name.into());
     }
     report.total.bytes_in = file_len(&common.input);
@@ -191,15 +192,13 @@ struct Part<'a> {
 
 enum Content<'a> {
     /// Bytes as they are.
-    Bytes(Vec<u8>),
     Raw(&'a [u8]),
+    /// Super scales that the part's dtype holds.
+    SuperScales(&'a [u8]),
+    /// Cluster parameters: the scale or the zero point of each pair.
+    Cluster { kind: Cluster, pairs: &'a [u8], zero_points: bool },
     /// Rows of so many bytes, of which the first `columns` elements of `size` bytes are to be turned.
-    Turned {
-        rows: &'a [u8],
-        row_bytes: usize,
-        columns: usize,
-        size: usize,
-    },
+    Turned { rows: &'a [u8], row_bytes: usize, columns: usize, size: usize },
 }
 
 impl Part<'_> {
@@ -209,8 +208,15 @@ impl Part<'_> {
 
     fn write(&self, sink: &mut impl Write) -> std::io::Result<()> {
         match &self.content {
-            Content::Bytes(bytes) => sink.write_all(bytes),
             Content::Raw(bytes) => sink.write_all(bytes),
+            Content::SuperScales(plane) => sink.write_all(&narrow(self.dtype, plane).unwrap_or_default()),
+            &Content::Cluster { kind, pairs, zero_points } => {
+                let floats = pairs.chunks_exact(ClusterParams::stored_bytes(kind)).filter_map(|pair| {
+                    let (scale, zp) = floats(ClusterParams::read(kind, pair)?);
+                    Some(if zero_points { zp } else { scale })
+                });
+                sink.write_all(&floats.flat_map(f32::to_le_bytes).collect::<Vec<_>>())
+            }
             &Content::Turned { rows, row_bytes, columns, size } => {
                 let stride = rows.len() / row_bytes.max(1) * size;
                 let at_once = (BLOCK / stride.max(1)).clamp(1, columns.max(1));
@@ -269,70 +275,65 @@ fn layer<'a>(tensor: &Tensor<'a>, matrix: &Matrix<'a>, base: &str) -> Result<Vec
         |rows: &'a [u8], row_bytes, columns, size| Content::Turned { rows, row_bytes, columns, size };
     let size = code.word_bytes();
     let codes = turned(planes.code, matrix.row_stride(), words, size);
-    let super_scale = floats(planes.super_scale);
-    let (super_dtype, super_scale) = narrow(tensor.info().dtype(), &super_scale);
+    // In their source's dtype where that holds every one of them.
+    let exact = narrow(tensor.info().dtype(), planes.super_scale).map(|_| tensor.info().dtype());
     let mut parts = vec![
         part("quant_weight", if size == 1 { Dtype::U8 } else { Dtype::U16 }, Some(words), codes),
-        part("super_scales", super_dtype, None, Content::Bytes(super_scale)),
+        part("super_scales", exact.unwrap_or(Dtype::F32), None, Content::SuperScales(planes.super_scale)),
     ];
     if let Some(kind) = code.cluster() {
         let bytes = groups.div_ceil(2);
         let scales = turned(planes.local_scale, bytes, bytes, 1);
         parts.push(part("weight_scale", Dtype::U8, Some(bytes), scales));
-        let (scale, zp) = cluster(kind, planes.cluster)?;
-        parts.push(part("code_scale", Dtype::F32, None, Content::Bytes(scale)));
-        parts.push(part("code_zp", Dtype::F32, None, Content::Bytes(zp)));
+        check_cluster(kind, planes.cluster)?;
+        for (end, zero_points) in [("code_scale", false), ("code_zp", true)] {
+            let content = Content::Cluster { kind, pairs: planes.cluster, zero_points };
+            parts.push(part(end, Dtype::F32, None, content));
+        }
     }
     Ok(parts)
 }
 
-/// The super scales in their source's dtype where that holds every one of them, otherwise in F32.
-fn narrow(dtype: Dtype, values: &[f32]) -> (Dtype, Vec<u8>) {
+/// Super scales as bytes of a dtype, if it is a float that holds every one of them exactly.
+fn narrow(dtype: Dtype, plane: &[u8]) -> Option<Vec<u8>> {
+    let target = Target::new(dtype)?;
+    let values: Vec<f32> = plane.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    let mut bytes = vec![0; values.len() * target.size()];
     let mut wide = Vec::new();
-    if let Some(target) = Target::new(dtype) {
-        let mut bytes = vec![0; values.len() * target.size()];
-        let fits = target.round(values, &mut bytes).is_ok()
-            && ccq_import::decode_f32(dtype, &bytes, &mut wide).is_ok()
-            && wide.iter().zip(values).all(|(a, b)| a.to_bits() == b.to_bits());
-        if fits {
-            return (dtype, bytes);
+    target.round(&values, &mut bytes).ok()?;
+    ccq_import::decode_f32(dtype, &bytes, &mut wide).ok()?;
+    let same = wide.iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits());
+    same.then_some(bytes)
+}
+
+/// Integer cluster parameters turn into the floats of the same value. These have to give the same code for each of
+/// the 256 bytes, with and without a fused multiply-add: FastDeploy's kernels do the one or the other.
+fn check_cluster(kind: Cluster, plane: &[u8]) -> Result<(), Unfit> {
+    for (row, pair) in plane.chunks_exact(ClusterParams::stored_bytes(kind)).enumerate() {
+        let params = ClusterParams::read(kind, pair).ok_or(Unfit::Cluster(row))?;
+        let (scale, zp) = floats(params);
+        if kind == Cluster::F32 {
+            continue;
+        }
+        let fused = ClusterParams::F32 { scale, zp };
+        let same = |q: u8| {
+            let unfused = (f32::from(q) * scale + zp + 0.5).floor() as i32;
+            let code = params.code(q) & 0x7FFF;
+            fused.code(q) & 0x7FFF == code && unfused as u16 & 0x7FFF == code
+        };
+        if !(0..=u8::MAX).all(same) {
+            return Err(Unfit::Cluster(row));
         }
     }
-    (Dtype::F32, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+    Ok(())
 }
 
-fn floats(bytes: &[u8]) -> Vec<f32> {
-    bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
-}
-
-/// The cluster parameters as two floats a row.
-///
-/// Integer ones turn into the floats of the same value, if these give the same code for each of the 256 bytes, with
-/// and without a fused multiply-add: FastDeploy's kernels do the one or the other.
-fn cluster(kind: Cluster, plane: &[u8]) -> Result<(Vec<u8>, Vec<u8>), Unfit> {
-    let mut planes = (Vec::new(), Vec::new());
-    for (row, pair) in plane.chunks_exact(ClusterParams::stored_bytes(kind)).enumerate() {
-        let (scale, zp) = match ClusterParams::read(kind, pair) {
-            Some(ClusterParams::F32 { scale, zp }) => (scale, zp),
-            Some(integers @ ClusterParams::Q8 { a, zp }) => {
-                let (scale, zp) = (f32::from(a) / 256.0, f32::from(zp));
-                let fused = ClusterParams::F32 { scale, zp };
-                let same = |q: u8| {
-                    let unfused = (f32::from(q) * scale + zp + 0.5).floor() as i32;
-                    let code = integers.code(q) & 0x7FFF;
-                    fused.code(q) & 0x7FFF == code && unfused as u16 & 0x7FFF == code
-                };
-                if !(0..=u8::MAX).all(same) {
-                    return Err(Unfit::Cluster(row));
-                }
-                (scale, zp)
-            }
-            None => return Err(Unfit::Cluster(row)),
-        };
-        planes.0.extend(scale.to_le_bytes());
-        planes.1.extend(zp.to_le_bytes());
+/// Cluster parameters as scale and zero point.
+fn floats(params: ClusterParams) -> (f32, f32) {
+    match params {
+        ClusterParams::F32 { scale, zp } => (scale, zp),
+        ClusterParams::Q8 { a, zp } => (f32::from(a) / 256.0, f32::from(zp)),
     }
-    Ok(planes)
 }
 
 /// Whether a blob's name is that of a file in the folder itself.
@@ -357,9 +358,13 @@ impl Folder {
         let mut partial = path.as_os_str().to_os_string();
         partial.push(".partial");
         let partial = PathBuf::from(partial);
-        fs::create_dir(&partial)
-            .map_err(|source| Error::Output(OutputError::Io { path: partial.clone(), source }))?;
-        Ok(Self { path: path.into(), partial, committed: false })
+        match fs::create_dir(&partial) {
+            Ok(()) => Ok(Self { path: path.into(), partial, committed: false }),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                Err(Error::FolderExists { output: partial })
+            }
+            Err(source) => Err(Error::Output(OutputError::Io { path: partial, source })),
+        }
     }
 
     /// Gives the folder its name.
