@@ -30,7 +30,6 @@ pub(crate) fn assemble(
     config: &Config,
     transpose: &Transpose<'_>,
 ) -> Result<Vec<SourceTensor>, Error> {
-    let whole = |piece: &Piece| files.get(piece.file).map_or(Path::new(""), PathBuf::as_path).to_path_buf();
     let mut stored: BTreeMap<_, _> = stored.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
     let mut tensors = Vec::new();
 
@@ -43,7 +42,7 @@ pub(crate) fn assemble(
         storage: Storage::FastDeploy(Box::new(parts)),
         transposed: false,
     }));
-    for (weights, scaled) in take_fp8(&mut stored, config, &whole)? {
+    for (weights, scaled) in take_fp8(&mut stored, config, files)? {
         let Stored { name, shape, .. } = weights;
         let storage = Storage::Fp8(Box::new(scaled));
         tensors.push(SourceTensor { name, shape, dtype: Dtype::Bf16, storage, transposed: false });
@@ -56,7 +55,7 @@ pub(crate) fn assemble(
         transposed: false,
     }));
     for tensor in &mut tensors {
-        turn(tensor, config, transpose, &whole)?;
+        turn(tensor, config, transpose, files)?;
     }
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(tensors)
@@ -66,7 +65,7 @@ pub(crate) fn assemble(
 fn take_fp8(
     stored: &mut BTreeMap<String, Stored>,
     config: &Config,
-    whole: &impl Fn(&Piece) -> PathBuf,
+    files: &[PathBuf],
 ) -> Result<Vec<(Stored, Scaled)>, Error> {
     let weights: Vec<String> = stored
         .values()
@@ -77,7 +76,7 @@ fn take_fp8(
     for name in weights {
         let mut scales = fp8::SUFFIXES.iter().filter_map(|end| stored.get(&format!("{name}{end}"))).cloned();
         let (Some(scale), second) = (scales.next(), scales.next()) else { continue };
-        let failed = |source| Error::Fp8 { file: whole(&scale.piece), source: Box::new(source) };
+        let failed = |source| Error::Fp8 { file: file_of(files, &scale.piece), source: Box::new(source) };
         if let Some(second) = second {
             let (first, second) = (scale.name.clone(), second.name);
             return Err(failed(Fp8Error::TwoScales { tensor: name, first, second }));
@@ -108,17 +107,17 @@ fn take_fp8(
         Some(Stored { name, piece, .. }) => {
             let weights = name.strip_suffix(fp8::SUFFIXES[0]).unwrap_or(name).into();
             let source = Box::new(Fp8Error::Leftover { tensor: name.clone(), weights });
-            Err(Error::Fp8 { file: whole(piece), source })
+            Err(Error::Fp8 { file: file_of(files, piece), source })
         }
     }
 }
 
 /// Turns a tensor round where that is wanted.
-fn turn(
+pub(crate) fn turn(
     tensor: &mut SourceTensor,
     config: &Config,
     transpose: &Transpose<'_>,
-    whole: &impl Fn(&Piece) -> PathBuf,
+    files: &[PathBuf],
 ) -> Result<(), Error> {
     let wanted = transpose.of(config, &tensor.name, &tensor.shape);
     if wanted == Wanted::No {
@@ -131,9 +130,13 @@ fn turn(
         }
         tensor.transposed = true;
     } else if wanted == Wanted::Asked {
-        let file = whole(tensor.storage.piece());
+        let file = file_of(files, tensor.storage.piece());
         let (dtype, shape) = (tensor.dtype, tensor.shape.clone());
         return Err(Error::CannotTranspose { file, tensor: tensor.name.clone(), dtype, shape });
     }
     Ok(())
+}
+
+fn file_of(files: &[PathBuf], piece: &Piece) -> PathBuf {
+    files.get(piece.file).cloned().unwrap_or_default()
 }

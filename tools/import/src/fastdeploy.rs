@@ -153,7 +153,7 @@ pub(crate) fn take(stored: &mut BTreeMap<String, Stored>) -> Result<Vec<Parts>, 
             continue;
         };
         let tensor = format!("{base}{QUANT_WEIGHT}");
-        if is_layer(base) && !stored.contains_key(&tensor) {
+        if is_fastdeploy_layer(base) && !stored.contains_key(&tensor) {
             return Err(FastDeployError::MissingPart { tensor, beside: name.clone() });
         }
     }
@@ -162,11 +162,11 @@ pub(crate) fn take(stored: &mut BTreeMap<String, Stored>) -> Result<Vec<Parts>, 
 
 /// What comes before `.quant_weight` in the name of an expert's layer.
 fn base(name: &str) -> Option<&str> {
-    name.strip_suffix(QUANT_WEIGHT).filter(|base| is_layer(base))
+    name.strip_suffix(QUANT_WEIGHT).filter(|base| is_fastdeploy_layer(base))
 }
 
 /// Whether a name is that of an expert's layer: `PREFIX.experts.N.up_gate_proj`.
-pub fn is_layer(name: &str) -> bool {
+pub fn is_fastdeploy_layer(name: &str) -> bool {
     let mut parts = name.rsplit('.');
     let [layer, expert, experts] = [parts.next(), parts.next(), parts.next()];
     let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());

@@ -54,7 +54,7 @@ mod transpose;
 pub use carried::Carried;
 pub use decode::{DecodeError, decode_f32, first_non_finite};
 pub use error::{Error, NameProblem};
-pub use fastdeploy::{FastDeployError, is_layer};
+pub use fastdeploy::{FastDeployError, is_fastdeploy_layer};
 pub use folder::Blob;
 pub use fp8::Fp8Error;
 pub use gguf::GgufError;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-use crate::assemble::{Stored, assemble};
+use crate::assemble::{Stored, assemble, turn};
 use crate::carried::Carried;
 use crate::config::Config;
 use crate::error::Error;
@@ -75,9 +75,10 @@ impl Model {
         others.retain(|other| !input_files.contains(other));
 
         let mut tensors = assemble(stored, &paths, path, &config, transpose)?;
-        if let Some((header, more)) = gguf {
+        if let Some((header, mut more)) = gguf {
             blobs.push(header);
             blobs.sort_by(|a, b| a.name.cmp(&b.name));
+            more.iter_mut().try_for_each(|tensor| turn(tensor, &config, transpose, &paths))?;
             tensors.extend(more);
         }
         let turned: Vec<_> =

@@ -5,7 +5,7 @@ mod common;
 use ccq::code::{Cluster, Family};
 use ccq::codec::Matrix;
 use ccq::format::Dtype;
-use ccq_import::{Error, FastDeployError, is_layer};
+use ccq_import::{Error, FastDeployError, is_fastdeploy_layer};
 use common::{Folder, Tensor, bytes, check_ranges, decode, f32s, names, safetensors, tensor};
 use half::{bf16, f16};
 use proptest::prelude::*;
@@ -262,7 +262,7 @@ fn others_stay_as_they_are() {
         ("a.experts..down_proj", false),
         ("a.shared_experts.0.down_proj", false),
     ] {
-        assert_eq!(is_layer(name), expected, "{name}");
+        assert_eq!(is_fastdeploy_layer(name), expected, "{name}");
     }
 }
 

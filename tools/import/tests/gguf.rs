@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use ccq::format::Dtype;
-use ccq_import::{Carried, Error, GgufError, Model};
+use ccq_import::{Carried, Error, GgufError, Model, Transpose};
 use common::{Folder, bytes, check_ranges, decode, f32s, names};
 use proptest::prelude::*;
 
@@ -270,6 +270,37 @@ fn what_is_wrong_with_places_is_named() {
     let mut old = gguf.bytes();
     old[4] = 2;
     assert!(matches!(error_of(&old), GgufError::Record { what: "header", .. }));
+}
+
+/// Matrices of plain elements can be turned, blocks cannot.
+#[test]
+fn plain_matrices_can_be_turned() {
+    let mut gguf = Gguf::new();
+    gguf.tensor("a", &[3, 2], 0, f32s((0..6).map(|at| at as f32)));
+    gguf.tensor("b", &[32, 2], 8, bytes(68, 1));
+    let folder = Folder::new();
+    folder.write("model.gguf", &gguf.bytes());
+    let open = |turned| Model::open_with(folder.0.path(), &Transpose::Rule(&move |name| name == turned));
+    let model = open("a").unwrap();
+    assert_eq!((&model.tensors()[0].shape[..], model.tensors()[0].is_transposed()), (&[3, 2][..], true));
+    assert_eq!(decode(&model, &model.tensors()[0]), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
+    assert!(matches!(open("b"), Err(Error::CannotTranspose { tensor, .. }) if tensor == "b"));
+}
+
+/// Metadata may take a bounded amount of memory, whatever it is made of.
+#[test]
+fn metadata_beyond_the_bound_is_refused() {
+    let mut gguf = Gguf::new();
+    for key in ["a", "b"] {
+        let count = 6_000_000u64;
+        gguf.pair(
+            key,
+            9,
+            &[&0u32.to_le_bytes()[..], &count.to_le_bytes(), &vec![1; count as usize]].concat(),
+        );
+    }
+    let error = gguf.error();
+    assert!(matches!(&error, GgufError::MetadataSize { key, .. } if key == "b"), "{error}");
 }
 
 /// A finite value whose scale is the largest binary16 overflows F16, and is exact in f32.

@@ -165,7 +165,7 @@ fn check(tensor: &Tensor<'_>, transposed: &BTreeSet<String>) -> Result<(), Unfit
     }
     let Some(matrix) = tensor.matrix() else { return Ok(()) };
     let (info, code) = (tensor.info(), matrix.code());
-    if !base(info.name()).is_some_and(ccq_import::is_layer) {
+    if !base(info.name()).is_some_and(ccq_import::is_fastdeploy_layer) {
         return Err(Unfit::Name);
     }
     let is_known = matches!(code.family(), Some(Family::Ccq206 | Family::Ccq25));
