@@ -1,4 +1,5 @@
-//! The lossy search of ccq: weights in, the planes of a quantized matrix out.
+//! The lossy search of ccq: weights in, the planes of a quantized matrix out; and [`allocate`], which deals bytes
+//! out to many matrices.
 //!
 //! [`quantize`] minimises, for each output channel (a row) by itself, the squared error of exactly what
 //! `ccq::codec` decodes: `w' = fl32((state - 2^(L-1)) * fl32(local_scale * super_scale))`. A *step* is that product of
@@ -59,6 +60,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod allocation;
 mod compress;
 mod gaussian;
 mod isa;
@@ -77,6 +79,7 @@ mod simd;
 mod viterbi;
 mod words;
 
+pub use allocation::{Allocation, AllocationError, Choice, allocate};
 pub use gaussian::gaussian;
 #[doc(hidden)]
 pub use isa::Isa;
@@ -207,7 +210,7 @@ pub fn quantize_with(
     let rows = weights.len() / in_features;
     let plan = Plan::new(options, in_features).ok_or(Error::Unsupported(options.code))?;
     let sizes = code.plane_sizes(rows as u64, in_features as u64)?;
-    let mut matrix = allocate(code, rows, in_features, &sizes)?;
+    let mut matrix = zeroed(code, rows, in_features, &sizes)?;
     let errors = rows_mut(&mut matrix)
         .into_par_iter()
         .zip(weights.par_chunks_exact(in_features))
@@ -282,12 +285,7 @@ fn decoded_errors(matrix: &QuantizedMatrix, weights: &[f32], importance: Option<
 }
 
 /// Zeroed planes.
-fn allocate(
-    code: Code,
-    rows: usize,
-    in_features: usize,
-    sizes: &PlaneSizes,
-) -> Result<QuantizedMatrix, Error> {
+fn zeroed(code: Code, rows: usize, in_features: usize, sizes: &PlaneSizes) -> Result<QuantizedMatrix, Error> {
     let plane = |bytes: u64| usize::try_from(bytes).map(|n| vec![0; n]).map_err(|_| CodeError::TooLarge);
     Ok(QuantizedMatrix {
         code,
