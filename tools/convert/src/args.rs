@@ -9,24 +9,36 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser};
 
-use crate::policy::{Pattern, Rules};
-use crate::search::Search;
+use crate::allocate::{Budget, Target};
+use crate::recipe::{Names, Preset, Source, Wish, code};
 use crate::source::Reading;
 
-/// The encoding taken when none is asked for. It is what the format is for: 2.06 bits a weight, with less error
-/// than plain integers of that size; whoever needs less error asks for more bits by name.
-const DEFAULT: Family = Family::Ccq206;
 /// The encoding that stores source bytes.
 const RAW: &str = "raw";
 /// The one format to write besides safetensors.
 const FASTDEPLOY: &str = "fastdeploy";
+/// What a budget may be spent on, where nothing else is said. Smaller groups are often the cheapest step, and
+/// `ccq-2.5` stores its local scales in spare bits, so that groups of 32 take no more than groups of 64.
+const CANDIDATES: [&str; 11] = [
+    "ccq-2.06:128",
+    "ccq-2.06",
+    "ccq-2.06:32",
+    "ccq-2.5:32",
+    "ccq-2.75",
+    "ccq-2.75:32",
+    "wint4",
+    "wint4:32",
+    "wint8",
+    "wint8:64",
+    RAW,
+];
 
 /// What both directions need.
 #[derive(Clone, Debug)]
 pub struct Common {
     /// The input.
     pub input: PathBuf,
-    /// The output.
+    /// The output; empty for a dry run that names none.
     pub output: PathBuf,
     /// Threads; `None` for as many as there are cores.
     pub threads: Option<usize>,
@@ -42,12 +54,7 @@ pub struct Common {
 #[derive(Clone, Debug)]
 pub enum Task {
     /// A source model to a container.
-    Convert {
-        /// Which tensor gets which encoding.
-        rules: Rules,
-        /// How it is quantized; `None` where nothing is.
-        search: Option<Search>,
-    },
+    Convert(Box<Conversion>),
     /// A container to a safetensors file.
     Export {
         /// The dtype of quantized tensors; `None` for that of their source.
@@ -57,13 +64,30 @@ pub enum Task {
     ToFastDeploy,
 }
 
+/// How a source model becomes a container.
+#[derive(Clone, Debug)]
+pub struct Conversion {
+    /// Which tensor gets which encoding.
+    pub wish: Wish,
+    /// The file of importance vectors.
+    pub importance: Option<PathBuf>,
+    /// The budget that encodings are chosen for.
+    pub target: Option<Target>,
+    /// Where the recipe that is used is written.
+    pub write_recipe: Option<PathBuf>,
+    /// Whether the plan is all there is to do.
+    pub dry_run: bool,
+}
+
 const LONG_ABOUT: &str = "\
 Converts a safetensors or GGUF model to a .ccq file, or a .ccq file back to safetensors.
 
 Projection weights (2-D, and 3-D stacks of them) get the encoding. Embeddings, output heads, norms, biases, \
 routers, convolutions and all 1-D tensors stay raw: byte for byte as in the source, or in BF16 where that has FP8 with \
 scales, and in F16 where it has quantized blocks. FastDeploy's codes are copied. The report on standard output \
-names every tensor with its encoding and the reason.";
+names every tensor with its encoding and the reason.
+
+Tensors are told apart by a recipe (--recipe, --preset), or by what a budget allows (--target-bpw, --target-size).";
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -73,6 +97,10 @@ Examples:
       a model folder: its shards, config.json and tokenizer go into one file
   ccq-convert model.safetensors model.ccq --keep '*.down_proj.weight'
       these tensors stay raw
+  ccq-convert path/to/folder --preset ernie-w4w2 --dry-run
+      how large each tensor would be, from the headers alone
+  ccq-convert model.safetensors model.ccq --target-bpw 3 --write-recipe mix.toml
+      the encodings with the least error at that size, and a recipe to use again
   ccq-convert model.ccq model.safetensors --dtype bf16
       the way back, for any framework that reads safetensors
   ccq-convert model.Q8_0.gguf model.ccq --allow-requantize
@@ -95,9 +123,10 @@ struct Args {
     input: PathBuf,
 
     /// The file to write: .ccq, or .safetensors where INPUT is a .ccq file; a folder with --to
-    output: PathBuf,
+    #[arg(required_unless_present = "dry_run")]
+    output: Option<PathBuf>,
 
-    /// How projection weights are stored; the number is bits a weight [default: ccq-2.06]
+    /// How projection weights that no rule names are stored; the number is bits a weight [default: ccq-2.06]
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(encoding_names()))]
     encoding: Option<String>,
 
@@ -131,6 +160,34 @@ struct Args {
     #[arg(long, value_name = "PATTERN")]
     quantize: Vec<String>,
 
+    /// Which tensors get which encoding: a TOML file of rules, or a .ccq file, for the recipe it was made with
+    #[arg(long, value_name = "FILE", conflicts_with = "preset")]
+    recipe: Option<PathBuf>,
+
+    /// A recipe that comes with the tool
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Preset::ALL.map(|preset| preset.name)))]
+    preset: Option<String>,
+
+    /// Choose the encodings of projections that no rule names for the least error in a file of at most so many
+    /// bits a parameter
+    #[arg(long, value_name = "BPW", conflicts_with = "target_size", value_parser = bits)]
+    target_bpw: Option<f64>,
+
+    /// The same for a file of at most this size, such as 89GiB, 500MB or a number of bytes
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    target_size: Option<u64>,
+
+    /// What to choose from, such as ccq-2.06,wint4:128,wint8:channel,raw
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = candidate)]
+    candidates: Vec<Option<Code>>,
+
+    /// Write the recipe that is used to a .toml file, complete and in its shortest form
+    #[arg(long, value_name = "FILE")]
+    write_recipe: Option<PathBuf>,
+
+    /// Report every tensor's encoding and size, and what the job needs, and write nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Turn matrices round whose names match and which the model stores as [.., in, out], besides those of the model
     /// types that are known for it; can be repeated
     #[arg(long, value_name = "PATTERN")]
@@ -186,56 +243,54 @@ type Refusal = (ErrorKind, String);
 impl Args {
     fn task(self) -> Result<(Common, Task), Refusal> {
         let container_in = has_extension(&self.input, "ccq");
+        let value = |message: String| (ErrorKind::ValueValidation, message);
+        let ends_in = |extension| self.output.as_ref().is_some_and(|output| has_extension(output, extension));
         let task = if self.to.is_some() {
             self.to_fastdeploy(container_in)?
-        } else if has_extension(&self.output, "ccq") {
+        } else if ends_in("ccq") || (self.output.is_none() && !container_in) {
             if container_in {
-                let message = "INPUT and OUTPUT are both .ccq: start from the source model";
-                return Err((ErrorKind::ValueValidation, message.into()));
+                return Err(value("INPUT and OUTPUT are both .ccq: start from the source model".into()));
             }
             self.refuse(&[("--dtype <DTYPE>", self.dtype.is_some())], "applies to the way back only")?;
-            let search = self.search()?;
-            Task::Convert { rules: self.rules(search.as_ref()), search }
-        } else if has_extension(&self.output, "safetensors") {
-            if !container_in {
-                let message = "OUTPUT is a .safetensors file: INPUT must be a .ccq file";
-                return Err((ErrorKind::ValueValidation, message.into()));
-            }
-            self.refuse_conversion()?;
+            Task::Convert(Box::new(self.conversion()?))
+        } else if container_in && (ends_in("safetensors") || self.output.is_none()) {
+            self.refuse(&self.of_conversions(), "does not apply to a .ccq input")?;
             Task::Export { dtype: self.dtype.as_deref().and_then(dtype) }
+        } else if ends_in("safetensors") {
+            return Err(value("OUTPUT is a .safetensors file: INPUT must be a .ccq file".into()));
         } else {
             let expected = if container_in { ".safetensors" } else { ".ccq" };
-            let message = format!("OUTPUT {:?} must end in {expected}", self.output);
-            return Err((ErrorKind::ValueValidation, message));
+            let output = self.output.unwrap_or_default();
+            return Err(value(format!("OUTPUT {output:?} must end in {expected}")));
         };
-        let transpose = self.transpose.iter().map(|text| Pattern::new(text)).collect();
+        let transpose = Names::new(self.transpose.clone());
         let reading = Reading { transpose, allow_requantize: self.allow_requantize };
         let Self { input, output, overwrite, json, .. } = self;
         let threads = self.threads.map(usize::from);
+        let output = output.unwrap_or_default();
         Ok((Common { input, output, threads, overwrite, json, reading }, task))
     }
 
     fn to_fastdeploy(&self, container_in: bool) -> Result<Task, Refusal> {
+        let value = |message: String| (ErrorKind::ValueValidation, message);
         if !container_in {
-            let message = "--to fastdeploy writes a folder from a .ccq file: INPUT must be one";
-            return Err((ErrorKind::ValueValidation, message.into()));
+            return Err(value("--to fastdeploy writes a folder from a .ccq file: INPUT must be one".into()));
         }
-        if ["ccq", "safetensors", "gguf"].iter().any(|extension| has_extension(&self.output, extension)) {
-            let message = format!(
-                "--to fastdeploy writes a folder, but OUTPUT {:?} is called like a file",
-                self.output
-            );
-            return Err((ErrorKind::ValueValidation, message));
+        self.refuse(&self.of_conversions(), "does not apply to a .ccq input")?;
+        let output = self.output.clone().unwrap_or_default();
+        if ["ccq", "safetensors", "gguf"].iter().any(|extension| has_extension(&output, extension)) {
+            let message =
+                format!("--to fastdeploy writes a folder, but OUTPUT {output:?} is called like a file");
+            return Err(value(message));
         }
-        self.refuse_conversion()?;
         let given = [("--dtype <DTYPE>", self.dtype.is_some()), ("--overwrite", self.overwrite)];
         self.refuse(&given, "does not go with --to fastdeploy")?;
         Ok(Task::ToFastDeploy)
     }
 
-    /// Refuses what says how a source becomes a container.
-    fn refuse_conversion(&self) -> Result<(), Refusal> {
-        let given = [
+    /// The options that the way back knows nothing of, and whether they are given.
+    fn of_conversions(&self) -> [(&'static str, bool); 16] {
+        [
             ("--encoding <NAME>", self.encoding.is_some()),
             ("--group-size <N>", self.group_size.is_some()),
             ("--quality <NAME>", self.quality.is_some()),
@@ -243,10 +298,16 @@ impl Args {
             ("--importance <FILE>", self.importance.is_some()),
             ("--keep <PATTERN>", !self.keep.is_empty()),
             ("--quantize <PATTERN>", !self.quantize.is_empty()),
+            ("--recipe <FILE>", self.recipe.is_some()),
+            ("--preset <NAME>", self.preset.is_some()),
+            ("--target-bpw <BPW>", self.target_bpw.is_some()),
+            ("--target-size <SIZE>", self.target_size.is_some()),
+            ("--candidates <LIST>", !self.candidates.is_empty()),
+            ("--write-recipe <FILE>", self.write_recipe.is_some()),
+            ("--dry-run", self.dry_run),
             ("--transpose <PATTERN>", !self.transpose.is_empty()),
             ("--allow-requantize", self.allow_requantize),
-        ];
-        self.refuse(&given, "does not apply to a .ccq input")
+        ]
     }
 
     fn refuse(&self, given: &[(&str, bool)], why: &str) -> Result<(), Refusal> {
@@ -256,60 +317,127 @@ impl Args {
         }
     }
 
-    /// The search asked for, or `None` for `--encoding raw`.
-    fn search(&self) -> Result<Option<Search>, Refusal> {
-        if self.encoding.as_deref() == Some(RAW) {
-            let given = [
-                ("--group-size <N>", self.group_size.is_some()),
-                ("--quality <NAME>", self.quality.is_some()),
-                ("--method <NAME>", self.method.is_some()),
-                ("--importance <FILE>", self.importance.is_some()),
-                ("--quantize <PATTERN>", !self.quantize.is_empty()),
-            ];
-            self.refuse(&given, "does not go with --encoding raw")?;
-            return Ok(None);
-        }
-        let method = self.method.as_deref().and_then(Method::from_name).unwrap_or_default();
-        if method == Method::Paper {
-            let given = [
-                ("--quality <NAME>", self.quality.is_some()),
-                ("--importance <FILE>", self.importance.is_some()),
-            ];
+    fn conversion(&self) -> Result<Conversion, Refusal> {
+        let method = self.method.as_deref().and_then(Method::from_name);
+        let quality = self.quality.as_deref().and_then(Quality::from_name);
+        if method == Some(Method::Paper) {
+            let given =
+                [("--quality <NAME>", quality.is_some()), ("--importance <FILE>", self.importance.is_some())];
             self.refuse(&given, "does not go with --method paper, which knows nothing of it")?;
         }
-        Ok(Some(Search {
-            code: code(
-                self.encoding.as_deref().and_then(Family::from_name).unwrap_or(DEFAULT),
-                self.group_size,
-            )?,
-            quality: self.quality.as_deref().and_then(Quality::from_name).unwrap_or_default(),
+        let target = self.target()?;
+        let source = match (&self.recipe, self.preset.as_deref().and_then(Preset::from_name)) {
+            (Some(file), _) => Source::File(file.clone()),
+            (None, Some(preset)) => Source::Preset(preset),
+            (None, None) => Source::Options,
+        };
+        let encoding = self.encoding.as_deref().map(Family::from_name);
+        if matches!((&source, encoding), (Source::Options, Some(None))) {
+            let given = [
+                ("--quality <NAME>", quality.is_some()),
+                ("--method <NAME>", method.is_some()),
+                ("--importance <FILE>", self.importance.is_some()),
+            ];
+            self.refuse(&given, "does not go with --encoding raw")?;
+        }
+        match (encoding, target.is_some()) {
+            (Some(None), _) => {
+                let given = [
+                    ("--group-size <N>", self.group_size.is_some()),
+                    ("--quantize <PATTERN>", !self.quantize.is_empty()),
+                ];
+                self.refuse(&given, "does not go with --encoding raw")?;
+            }
+            (Some(Some(family)), _) => _ = family_code(family, self.group_size)?,
+            (None, false) if matches!(source, Source::Options) => {
+                _ = family_code(Family::Ccq206, self.group_size)?;
+            }
+            (None, _) => {}
+        }
+        if let Some(file) = self.write_recipe.as_ref().filter(|file| !has_extension(file, "toml")) {
+            return Err((ErrorKind::ValueValidation, format!("--write-recipe {file:?} must end in .toml")));
+        }
+        let wish = Wish {
+            source,
+            encoding,
+            group_size: self.group_size,
+            quality,
             method,
-            importance: self.importance.clone(),
-        }))
+            keep: self.keep.clone(),
+            quantize: self.quantize.clone(),
+            choose: target.is_some(),
+        };
+        let (importance, write_recipe) = (self.importance.clone(), self.write_recipe.clone());
+        Ok(Conversion { wish, importance, target, write_recipe, dry_run: self.dry_run })
     }
 
-    fn rules(&self, search: Option<&Search>) -> Rules {
-        let patterns = |given: &[String]| given.iter().map(|text| Pattern::new(text)).collect();
-        let code = search.map(Search::result_code);
-        Rules { code, keep: patterns(&self.keep), quantize: patterns(&self.quantize) }
+    fn target(&self) -> Result<Option<Target>, Refusal> {
+        let budget = match (self.target_bpw, self.target_size) {
+            (Some(bits), _) => Budget::Bpw(bits),
+            (None, Some(bytes)) => Budget::Size(bytes),
+            (None, None) => {
+                let given = [("--candidates <LIST>", !self.candidates.is_empty())];
+                self.refuse(&given, "goes with --target-bpw or --target-size only")?;
+                return Ok(None);
+            }
+        };
+        let given =
+            [("--encoding <NAME>", self.encoding.is_some()), ("--group-size <N>", self.group_size.is_some())];
+        self.refuse(&given, "does not go with a target; --candidates says what to choose from")?;
+        let mut candidates = self.candidates.clone();
+        if candidates.is_empty() {
+            candidates = CANDIDATES.iter().filter_map(|name| candidate(name).ok()).collect();
+        }
+        Ok(Some(Target { budget, candidates }))
     }
 }
 
-fn code(family: Family, group_size: Option<u32>) -> Result<Code, Refusal> {
-    let code = match group_size {
-        Some(size) => family.code(size),
-        None => family.default_code(),
+fn family_code(family: Family, group_size: Option<u32>) -> Result<Code, Refusal> {
+    code(family, group_size).map_err(|fault| (ErrorKind::ArgumentConflict, fault.to_string()))
+}
+
+/// `ccq-2.06`, `wint4:128`, `wint4:channel`, `raw`; `None` is raw.
+fn candidate(text: &str) -> Result<Option<Code>, String> {
+    let (name, size) = match text.split_once(':') {
+        None => (text, None),
+        Some((name, "channel")) => (name, Some(0)),
+        Some((name, size)) => {
+            (name, Some(size.parse().ok().filter(|&size| size > 0).ok_or("no such group size")?))
+        }
     };
-    code.map_err(|_| {
-        let per_channel = Family::ALL.into_iter().filter(|family| family.code(0).is_ok());
-        let names: Vec<_> = per_channel.map(Family::name).collect();
-        let message = format!(
-            "{} takes --group-size 32, 64 or 128; one scale a channel is for {}",
-            family.name(),
-            names.join(", ")
-        );
-        (ErrorKind::ArgumentConflict, message)
-    })
+    match Family::from_name(name) {
+        Some(family) => code(family, size).map(Some).map_err(|fault| fault.to_string()),
+        None if text == RAW => Ok(None),
+        None => Err(format!("expected {}", encoding_names().collect::<Vec<_>>().join(", "))),
+    }
+}
+
+fn bits(text: &str) -> Result<f64, String> {
+    let bits = text.parse().map_err(|error| format!("{error}"))?;
+    if bits > 0.0 && bits <= 64.0 { Ok(bits) } else { Err("expected more than 0 and at most 64".into()) }
+}
+
+/// `89GiB`, `1.5 TB`, `1000000`
+fn size(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, f64); 10] = [
+        ("", 1.0),
+        ("B", 1.0),
+        ("KB", 1e3),
+        ("MB", 1e6),
+        ("GB", 1e9),
+        ("TB", 1e12),
+        ("KIB", 1024.0),
+        ("MIB", 1_048_576.0),
+        ("GIB", 1_073_741_824.0),
+        ("TIB", 1_099_511_627_776.0),
+    ];
+    let refused =
+        || "expected a number of bytes, or one with KB, MB, GB, TB, KiB, MiB, GiB or TiB".to_owned();
+    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let unit = UNITS.iter().find(|known| known.0 == unit.to_ascii_uppercase()).ok_or_else(refused)?;
+    let bytes = number.trim().parse::<f64>().map_err(|_| refused())? * unit.1;
+    if bytes >= 1.0 && bytes < 2f64.powi(63) { Ok(bytes as u64) } else { Err(refused()) }
 }
 
 fn dtype(name: &str) -> Option<Dtype> {
@@ -323,15 +451,24 @@ fn has_extension(path: &Path, extension: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::recipe::{How, Recipe};
 
     fn parsed(line: &str) -> Result<(Common, Task), clap::Error> {
         parse_from(format!("ccq-convert {line}").split(' ').map(String::from))
     }
 
-    fn code_of(line: &str) -> String {
+    fn conversion(line: &str) -> Conversion {
         match parsed(line).unwrap().1 {
-            Task::Convert { rules, .. } => rules.code.map_or(RAW.into(), |code| code.to_string()),
+            Task::Convert(conversion) => *conversion,
             other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    fn code_of(line: &str) -> String {
+        match Recipe::load(&conversion(line).wish).unwrap().default {
+            How::Quantize(search) => search.code.to_string(),
+            How::Raw => RAW.into(),
+            How::Choose { .. } => "auto".into(),
         }
     }
 
@@ -349,6 +486,10 @@ mod tests {
         assert_eq!(code_of("in out.ccq --encoding wint8 --group-size 64"), "wint8 g64");
         assert_eq!(code_of("in out.ccq --encoding wint4 --group-size channel"), "wint4 per channel");
         assert_eq!(code_of("in out.CCQ --group-size 128"), "ccq-2.06 g128");
+        assert_eq!(code_of("in out.ccq --preset ernie-w4w2"), "wint8");
+        assert_eq!(code_of("in out.ccq --preset ernie-w4w2 --encoding ccq-2.75"), "ccq-2.75");
+        assert_eq!(code_of("in out.ccq --preset uniform --group-size 32"), "ccq-2.06 g32");
+        assert_eq!(code_of("in out.ccq --target-bpw 3"), "auto");
     }
 
     #[test]
@@ -372,12 +513,28 @@ mod tests {
             ),
             ("in out.ccq --quality slow", "possible values: fast, balanced, best"),
             ("in.ccq out.safetensors --quality best", "--quality <NAME> does not apply to a .ccq input"),
+            ("in", "<OUTPUT>"),
+            ("in.ccq --dry-run", "--dry-run does not apply to a .ccq input"),
+            ("in out.ccq --recipe a.toml --preset uniform", "cannot be used with '--preset <NAME>'"),
+            ("in out.ccq --preset ernie", "a similar value exists: 'ernie-w4w2'"),
+            ("in out.ccq --target-bpw 3 --target-size 5", "cannot be used with '--target-size <SIZE>'"),
+            ("in out.ccq --target-bpw 0", "more than 0 and at most 64"),
+            ("in out.ccq --target-size 5QB", "a number of bytes"),
+            ("in out.ccq --target-bpw 3 --encoding wint4", "--candidates says what to choose from"),
+            ("in out.ccq --target-bpw 3 --candidates wint5", "expected ccq-2.06, ccq-2.5"),
+            (
+                "in out.ccq --target-bpw 3 --candidates ccq-2.06:channel",
+                "ccq-2.06 takes group sizes 32, 64 and 128",
+            ),
+            ("in out.ccq --candidates wint4", "goes with --target-bpw or --target-size only"),
+            ("in out.ccq --write-recipe model.safetensors", "must end in .toml"),
             ("in out.ccq --dtype f32", "--dtype <DTYPE> applies to the way back only"),
             ("in out.ccq --threads 0", "--threads"),
             ("in out.ccq --threads 1025", "--threads"),
             ("in.ccq out.safetensors --dtype f64", "possible values: f32, f16, bf16"),
             ("in.ccq out.safetensors --encoding raw", "--encoding <NAME> does not apply to a .ccq input"),
             ("in.ccq out.safetensors --group-size 64", "--group-size <N> does not apply"),
+            ("in.ccq out.safetensors --candidates raw", "--candidates <LIST> does not apply"),
             ("in.ccq out.safetensors --keep x", "--keep <PATTERN> does not apply"),
             ("in.ccq out.safetensors --allow-requantize", "--allow-requantize does not apply"),
             ("in.ccq out.safetensors --transpose x", "--transpose <PATTERN> does not apply"),
@@ -391,6 +548,24 @@ mod tests {
             assert_eq!(error.exit_code(), 2, "{line}");
             assert!(error.to_string().contains(expected), "{line}: {error}");
         }
+    }
+
+    #[test]
+    fn budgets_are_sizes_and_bits() {
+        for (line, bytes) in [
+            ("--target-size 89GiB", 89 << 30),
+            ("--target-size 1.5KB", 1500),
+            ("--target-size 12345", 12345),
+            ("--target-size 2mib", 2 << 20),
+        ] {
+            let target = conversion(&format!("in --dry-run {line}")).target.unwrap();
+            assert!(matches!(target.budget, Budget::Size(size) if size == bytes), "{line}");
+            assert_eq!(target.candidates.len(), CANDIDATES.len());
+        }
+        let target =
+            conversion("in --dry-run --target-bpw 2.5 --candidates wint4:channel,raw").target.unwrap();
+        assert!(matches!(target.budget, Budget::Bpw(bits) if bits == 2.5));
+        assert_eq!(target.candidates, [Family::Wint4.code(0).ok(), None]);
     }
 
     #[test]

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use ccq::OutputError;
 use ccq::format::{Dtype, WriteError};
-use ccq_cli::Exit;
+use ccq_cli::{Exit, bytes};
 use ccq_import::ImportanceError;
 
 use crate::export::fastdeploy::Unfit;
+use crate::recipe::{Fault, RecipeError};
 
 /// Everything that ends the tool after the command line was understood.
 #[derive(Debug, thiserror::Error)]
@@ -16,7 +17,7 @@ pub enum Error {
     /// A pattern selects no tensor.
     #[error("{option} {pattern:?} matches no tensor of {}; its names look like {example:?}", input.display())]
     NoMatch {
-        /// `--keep` or `--quantize`.
+        /// `--transpose`.
         option: &'static str,
         /// The pattern.
         pattern: String,
@@ -24,6 +25,37 @@ pub enum Error {
         input: PathBuf,
         /// The first tensor.
         example: String,
+    },
+    /// The recipe cannot be understood, or does not fit the model.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// The budget is less than the model can take.
+    #[error(
+        "{}: {target} is {}, but the smallest file of these candidates has {} ({:.3} bpw), {} of it in tensors that \
+         are not to be chosen for: ask for more, give smaller --candidates, or name such tensors with --quantize",
+        input.display(), bytes(*budget), bytes(*least), least_bpw, bytes(*fixed)
+    )]
+    Budget {
+        /// The input.
+        input: PathBuf,
+        /// What was asked for.
+        target: String,
+        /// The same in bytes.
+        budget: u64,
+        /// Bytes of the smallest file.
+        least: u64,
+        /// The same in bits a parameter.
+        least_bpw: f64,
+        /// Bytes of the tensors there is no choice for.
+        fixed: u64,
+    },
+    /// There is nothing to choose for the budget.
+    #[error("{}: {target} has nothing to choose: no projection is left to it; rules name all of them", input.display())]
+    NothingToChoose {
+        /// The input.
+        input: PathBuf,
+        /// What was asked for.
+        target: String,
     },
     /// There is no input.
     #[error(
@@ -205,10 +237,13 @@ pub enum Error {
     #[error("cannot start the threads: {0}; try fewer with --threads")]
     Threads(#[from] rayon::ThreadPoolBuildError),
     /// The work is done, the report cannot be printed.
-    #[error("{output} is written, but the report is not: standard output: {source}")]
+    #[error("{}the report cannot be printed: standard output: {source}", match output.as_os_str().is_empty() {
+        true => String::new(),
+        false => format!("{} is written, but ", output.display()),
+    })]
     Report {
-        /// The output.
-        output: String,
+        /// The output; empty for a dry run.
+        output: PathBuf,
         /// Why not.
         source: io::Error,
     },
@@ -221,8 +256,15 @@ impl Error {
     /// The exit code: 1 runtime, 2 usage, 3 invalid file, 130 interrupted.
     pub fn exit(&self) -> Exit {
         match self {
+            Self::Recipe(RecipeError { fault, .. }) => match **fault {
+                Fault::Io(_) => Exit::Runtime,
+                Fault::Container(_) => Exit::InvalidFile,
+                _ => Exit::Usage,
+            },
             Self::NoMatch { .. }
             | Self::Requantize { .. }
+            | Self::Budget { .. }
+            | Self::NothingToChoose { .. }
             | Self::Import(ccq_import::Error::UnknownInput { .. })
             | Self::Importance(ImportanceError::UnknownInput { .. }) => Exit::Usage,
             Self::Import(ccq_import::Error::Io { .. })

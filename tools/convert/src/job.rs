@@ -5,42 +5,37 @@ use std::path::Path;
 use std::time::Instant;
 
 use ccq::Output;
-use ccq::format::{Encoding, Writer};
+use ccq::format::{TensorInfo, Writer};
 use ccq_cli::{Progress, interrupted};
 use ccq_import::{Importance, Model, SourceTensor, Vectors};
 use ccq_quantize::QuantizedMatrix;
 use rayon::prelude::*;
 
-use crate::args::Common;
+use crate::args::{Common, Conversion};
 use crate::error::{Error, Position};
 use crate::output::{self, Interruptible};
-use crate::plan::{Plan, plan};
-use crate::policy::{Reason, Rules};
+use crate::plan::{Plan, Planned, Prepared, prepare};
+use crate::policy::{Action, Decision};
 use crate::report::{Report, Row, TensorError};
-use crate::search::{Search, Shape, open_importance, vectors};
+use crate::search::{Search, Shape, vectors};
 use crate::source;
 
 /// Converts a source model to a container.
 ///
 /// # Errors
 /// Any [`Error`]; nothing is left behind then.
-pub fn convert(common: &Common, rules: &Rules, search: Option<&Search>) -> Result<Report, Error> {
+pub fn convert(common: &Common, conversion: &Conversion) -> Result<Report, Error> {
     let start = Instant::now();
     output::check_input(&common.input)?;
     let model = source::open(common)?;
-    let plan = plan(&model, rules, common)?;
-    let importance = match search {
-        Some(search) => open_importance(search, &model, plan.quantized())?,
-        None => None,
-    };
     let output = output::create(common, model.input_files())?;
+    let Prepared { plan, importance, outcome, warnings } = prepare(&model, conversion, common)?;
     let mut report = Report::new(common);
     report.total.bytes_in = model.input_files().iter().map(|file| file_len(file)).sum();
     report.total.bytes_out = plan.layout.index().file_len();
     report.blobs = plan.blobs.iter().map(|blob| blob.name.clone()).collect();
     report.left_out = model.ignored_files().iter().filter_map(|file| file_name(file)).collect();
-
-    report.warnings = warnings(&plan, rules);
+    (report.target, report.warnings) = (outcome, warnings);
     if importance.is_some() {
         report.expect_importance();
     }
@@ -48,8 +43,7 @@ pub fn convert(common: &Common, rules: &Rules, search: Option<&Search>) -> Resul
     let source_bytes = plan.tensors.iter().map(|tensor| tensor.source.byte_len()).sum();
     let progress = Progress::new(source_bytes);
     output::show_warnings(&report.warnings, &progress);
-    let search = search.map(|search| (search, importance.as_ref()));
-    write(common, &model, &plan, search, &output, &progress, &mut report)?;
+    write(common, &model, &plan, importance.as_ref(), &output, &progress, &mut report)?;
     output::commit(output)?;
     progress.finish();
     report.finish(start.elapsed());
@@ -61,7 +55,7 @@ fn write(
     common: &Common,
     model: &Model,
     plan: &Plan<'_>,
-    search: Option<(&Search, Option<&Importance>)>,
+    importance: Option<&Importance>,
     output: &Output,
     progress: &Progress,
     report: &mut Report,
@@ -69,9 +63,9 @@ fn write(
     let failed = output::failed(common);
     let sink = BufWriter::new(Interruptible(output.file()));
     let writer = Writer::new(sink, plan.layout.clone()).map_err(&failed)?;
-    let mut job = Job { common, model, search, progress, writer, weights: Vec::new() };
+    let mut job = Job { common, model, importance, progress, writer, weights: Vec::new() };
     for (planned, info) in plan.tensors.iter().zip(plan.layout.index().tensors()) {
-        let error = job.write_tensor(planned.source, planned.decision.encoding)?;
+        let error = job.write_tensor(planned.source, &planned.decision)?;
         report.add(Row::new(&info, info.dtype(), info.stored_bytes(), &planned.decision.reason), error);
     }
     for blob in plan.blobs {
@@ -82,24 +76,11 @@ fn write(
     Ok(())
 }
 
-/// What could not be done as it was asked.
-fn warnings(plan: &Plan<'_>, rules: &Rules) -> Vec<String> {
-    let refused = plan.tensors.iter().filter(|tensor| matches!(tensor.decision.reason, Reason::Refused(..)));
-    let mut warnings: Vec<_> =
-        refused.map(|tensor| format!("tensor {:?} {}", tensor.source.name, tensor.decision.reason)).collect();
-    let quantizes = plan.tensors.iter().any(|tensor| tensor.decision.encoding != Encoding::Raw);
-    if let (Some(code), false) = (rules.code, quantizes) {
-        warnings.insert(0, format!("no tensor takes {code}; the output holds the model as it is"));
-    }
-    warnings
-}
-
 /// What is needed from tensor to tensor.
 struct Job<'a, W> {
     common: &'a Common,
     model: &'a Model,
-    /// How to quantize; `None` where nothing is.
-    search: Option<(&'a Search, Option<&'a Importance>)>,
+    importance: Option<&'a Importance>,
     progress: &'a Progress,
     writer: Writer<W>,
     weights: Vec<f32>,
@@ -109,20 +90,20 @@ impl<W: Write + Seek> Job<'_, W> {
     fn write_tensor(
         &mut self,
         source: &SourceTensor,
-        encoding: Encoding,
+        decision: &Decision,
     ) -> Result<Option<TensorError>, Error> {
         output::check_interrupt()?;
         self.progress.work_on(&source.name);
         let failed = output::failed(self.common);
-        if source.code().is_some() {
-            let rows = self.model.planes(source, source::rows(source))?;
-            self.writer.write(&source.name, &source::in_file_order(&rows.planes())).map_err(failed)?;
-            self.progress.advance(source.byte_len());
-            return Ok(None);
-        }
-        match (encoding, self.search) {
-            (Encoding::Coded(_), Some((search, importance))) => {
-                let vectors = match importance {
+        match &decision.action {
+            Action::Copy(_) => {
+                let rows = self.model.planes(source, source::rows(source))?;
+                self.writer.write(&source.name, &source::in_file_order(&rows.planes())).map_err(failed)?;
+                self.progress.advance(source.byte_len());
+                Ok(None)
+            }
+            Action::Quantize(search) => {
+                let vectors = match self.importance {
                     Some(importance) => vectors(importance, source)?,
                     None => None,
                 };
@@ -134,7 +115,7 @@ impl<W: Write + Seek> Job<'_, W> {
                 let weighted = vectors.as_ref().map(|v| (matrix.weighted_squared_error, energy(Some(v))));
                 Ok(Some(TensorError { squared_error: matrix.squared_error, energy: energy(None), weighted }))
             }
-            _ => {
+            Action::Raw => {
                 let bytes = self.model.elements(source, 0..source.element_count())?;
                 self.writer.write(&source.name, &[&bytes]).map_err(failed)?;
                 self.progress.advance(bytes.len() as u64);
@@ -186,6 +167,20 @@ fn energy(weights: &[f32], shape: &Shape, vectors: Option<&Vectors>) -> f64 {
     };
     let rows = weights.par_chunks(shape.in_features.max(1)).enumerate();
     rows.map(row).collect::<Vec<_>>().iter().sum()
+}
+
+/// Bytes of memory that the job needs, at most: a tensor's weights and planes, and the front of the file.
+pub fn memory_needed(plan: &Plan<'_>) -> u64 {
+    let of = |(planned, info): (&Planned<'_>, TensorInfo<'_>)| match planned.decision.action {
+        Action::Raw => 0,
+        Action::Copy(_) => info.stored_bytes(),
+        Action::Quantize(_) => {
+            planned.source.element_count().saturating_mul(4).saturating_add(info.stored_bytes())
+        }
+    };
+    let index = plan.layout.index();
+    let payload = index.sections().last().map_or(0, |section| section.offset);
+    plan.tensors.iter().zip(index.tensors()).map(of).max().unwrap_or(0).saturating_add(payload)
 }
 
 /// A file's length, 0 where it has vanished: it only informs.

@@ -2,27 +2,31 @@
 //!
 //! ```text
 //! args -> plan (headers only: every tensor's encoding and reason) -> job (quantizes and writes) -> report
-//!         policy decides                               search: how       export: the way back
+//!         recipe and policy decide                     search: how       export: the way back
+//!         allocate fills in what a budget decides      dry_run: the plan is the report
 //! ```
 
+mod allocate;
 mod args;
+mod dry_run;
 mod error;
 mod export;
 mod job;
 mod output;
 mod plan;
 mod policy;
+mod recipe;
 mod report;
 mod rounding;
 mod search;
 mod source;
 
 use std::io::{self, Write};
+use std::path::Path;
 
 use args::{Common, Task};
 use ccq_cli::{Exit, printable};
 use error::Error;
-use report::Report;
 
 fn main() -> Exit {
     let (common, task) = match args::parse() {
@@ -35,7 +39,7 @@ fn main() -> Exit {
     };
     // Without the handler, Ctrl-C still ends the tool; only the unfinished file stays.
     drop(ccq_cli::catch_interrupts());
-    match run(&common, &task).and_then(|report| show(&report, common.json)) {
+    match run(&common, &task) {
         Ok(()) => Exit::Ok,
         Err(error) => {
             let prefix = if matches!(error, Error::Interrupted) { "" } else { "error: " };
@@ -45,27 +49,45 @@ fn main() -> Exit {
     }
 }
 
-/// Does the task on a pool of the threads asked for.
-fn run(common: &Common, task: &Task) -> Result<Report, Error> {
+/// Does the task on a pool of the threads asked for, and prints its report.
+fn run(common: &Common, task: &Task) -> Result<(), Error> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(common.threads.unwrap_or(0)).build()?;
-    pool.install(|| match task {
-        Task::Convert { rules, search } => job::convert(common, rules, search.as_ref()),
-        Task::Export { dtype } => export::export(common, *dtype),
-        Task::ToFastDeploy => export::fastdeploy::export(common),
+    let report = match task {
+        Task::Convert(conversion) if conversion.dry_run => {
+            let report = pool.install(|| dry_run::dry_run(common, conversion))?;
+            return show(common.json, Path::new(""), |out, form| match form {
+                Form::Json => report.write_json(out),
+                Form::Table(columns) => report.write_table(out, columns),
+            });
+        }
+        Task::Convert(conversion) => pool.install(|| job::convert(common, conversion))?,
+        Task::Export { dtype } => pool.install(|| export::export(common, *dtype))?,
+        Task::ToFastDeploy => pool.install(|| export::fastdeploy::export(common))?,
+    };
+    show(common.json, &common.output, |out, form| match form {
+        Form::Json => report.write_json(out),
+        Form::Table(columns) => report.write_table(out, columns),
     })
 }
 
-/// Prints the report.
-fn show(report: &Report, json: bool) -> Result<(), Error> {
+/// How a report is printed.
+enum Form {
+    Json,
+    /// In at most so many columns.
+    Table(Option<usize>),
+}
+
+/// Prints a report on what is now in `written`.
+fn show(
+    json: bool,
+    written: &Path,
+    write: impl FnOnce(&mut io::BufWriter<io::StdoutLock<'_>>, Form) -> io::Result<()>,
+) -> Result<(), Error> {
     let mut out = io::BufWriter::new(io::stdout().lock());
-    let shown = if json {
-        report.write_json(&mut out)
-    } else {
-        report.write_table(&mut out, ccq_cli::stdout_width())
-    };
-    match shown.and_then(|()| out.flush()) {
-        // Whoever reads has seen enough; the file is written.
+    let form = if json { Form::Json } else { Form::Table(ccq_cli::stdout_width()) };
+    match write(&mut out, form).and_then(|()| out.flush()) {
+        // Whoever reads has seen enough; the work is done.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        shown => shown.map_err(|source| Error::Report { output: report.output.clone(), source }),
+        shown => shown.map_err(|source| Error::Report { output: written.into(), source }),
     }
 }

@@ -99,7 +99,8 @@ pub fn check_interrupt() -> Result<(), Error> {
     if interrupted() { Err(Error::Interrupted) } else { Ok(()) }
 }
 
-fn refused(error: OutputError) -> Error {
+/// The error of an output that cannot be created or given its name.
+pub fn refused(error: OutputError) -> Error {
     match error {
         OutputError::Exists { path } => Error::OutputExists { output: path },
         other => Error::Output(other),

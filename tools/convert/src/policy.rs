@@ -1,6 +1,6 @@
-//! Which tensor gets which encoding: a pure function of name, shape and dtype.
+//! What a tensor is, by name and shape, and whether it can take an encoding.
 //!
-//! Projection weights get it: 2-D matrices, and 3-D stacks of them such as experts. What a name or a shape marks
+//! Projection weights get one: 2-D matrices, and 3-D stacks of them such as experts. What a name or a shape marks
 //! as something else stays raw, because it is small, or because errors in it cost much more than the bytes saved
 //! (embeddings, output heads, routers). Names follow the habits of transformers, the original LLaMA and
 //! DeepSeek releases, GPT-2, RWKV, Mamba and llama.cpp.
@@ -13,53 +13,31 @@
 //! projections.
 
 use std::fmt;
+use std::sync::Arc;
 
 use ccq::code::Code;
 use ccq::format::{Dtype, Encoding, element_count};
-use wildmatch::WildMatch;
 
-/// What the command line asks for.
-#[derive(Clone, Debug)]
-pub struct Rules {
-    /// The encoding of projections; `None` keeps everything raw.
-    pub code: Option<Code>,
-    /// Names that stay raw; they come before [`Rules::quantize`].
-    pub keep: Vec<Pattern>,
-    /// Names that get the encoding whatever they look like.
-    pub quantize: Vec<Pattern>,
-}
-
-/// A tensor name with wildcards: `*` for any characters, `?` for one.
-#[derive(Clone, Debug)]
-pub struct Pattern {
-    text: String,
-    matcher: WildMatch,
-}
-
-impl Pattern {
-    /// Any text is a pattern.
-    pub fn new(text: &str) -> Self {
-        Self { text: text.into(), matcher: WildMatch::new(text) }
-    }
-
-    /// Whether the name matches.
-    pub fn matches(&self, name: &str) -> bool {
-        self.matcher.matches(name)
-    }
-
-    /// The pattern as it was given.
-    pub fn text(&self) -> &str {
-        &self.text
-    }
-}
+use crate::search::Search;
 
 /// How a tensor is going to be stored, and why.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decision {
-    /// The encoding.
-    pub encoding: Encoding,
-    /// Why this one.
+    /// What is done.
+    pub action: Action,
+    /// Why that.
     pub reason: Reason,
+}
+
+/// What is done with a tensor.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Action {
+    /// Its bytes are stored as they are.
+    Raw,
+    /// It is quantized like this.
+    Quantize(Search),
+    /// The source has these codes already, and they are copied.
+    Copy(Code),
 }
 
 /// Why a tensor is stored as it is.
@@ -69,12 +47,10 @@ pub enum Reason {
     Role(Role),
     /// The source has these codes already.
     Source,
-    /// `--encoding raw`.
-    RawAsked,
-    /// `--keep` with this pattern.
-    Keep(String),
-    /// `--quantize` with this pattern.
-    Quantize(String),
+    /// A projection that no rule names, and such are left alone.
+    RawByDefault,
+    /// A rule of the recipe, as a person would know it.
+    Rule(Arc<str>),
     /// It should have taken the encoding and could not.
     Refused(Code, Refusal),
 }
@@ -132,35 +108,108 @@ pub enum Role {
     Rank(usize),
 }
 
-impl Rules {
-    /// How a tensor is stored.
-    pub fn decide(&self, name: &str, shape: &[u64], dtype: Dtype) -> Decision {
-        let find = |patterns: &[Pattern]| {
-            patterns.iter().find(|pattern| pattern.matches(name)).map(|pattern| pattern.text().to_owned())
-        };
-        let raw = |reason| Decision { encoding: Encoding::Raw, reason };
-        let Some(code) = self.code else { return raw(Reason::RawAsked) };
-        if let Some(pattern) = find(&self.keep) {
-            return raw(Reason::Keep(pattern));
+impl Decision {
+    /// Quantized, or raw where the tensor cannot take the code.
+    pub fn quantize(search: Search, reason: Reason, shape: &[u64], dtype: Dtype) -> Self {
+        let code = search.result_code();
+        match refusal(&code, shape, dtype) {
+            Some(refusal) => Self { action: Action::Raw, reason: Reason::Refused(code, refusal) },
+            None => Self { action: Action::Quantize(search), reason },
         }
-        let reason = match find(&self.quantize) {
-            Some(pattern) => Reason::Quantize(pattern),
-            None => Reason::Role(role(name, shape)),
-        };
-        match reason {
-            Reason::Quantize(_) | Reason::Role(Role::Projection | Role::StackedProjections) => {
-                match refusal(&code, shape, dtype) {
-                    Some(refusal) => raw(Reason::Refused(code, refusal)),
-                    None => Decision { encoding: Encoding::Coded(code), reason },
-                }
-            }
-            other => raw(other),
+    }
+
+    /// How the container stores it.
+    pub fn encoding(&self) -> Encoding {
+        match self.action {
+            Action::Raw => Encoding::Raw,
+            Action::Quantize(search) => Encoding::Coded(search.result_code()),
+            Action::Copy(code) => Encoding::Coded(code),
+        }
+    }
+}
+
+/// A role without its numbers, as recipes write it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoleName {
+    /// Weight matrices and stacks of them.
+    Projection,
+    /// Embeddings.
+    Embedding,
+    /// Output heads.
+    OutputHead,
+    /// Norms.
+    Norm,
+    /// Biases.
+    Bias,
+    /// Routers.
+    Router,
+    /// Convolutions.
+    Convolution,
+    /// Positions and masks.
+    Buffer,
+    /// Scales and zero points.
+    QuantizationParameter,
+    /// Parameters of a recurrence.
+    Recurrence,
+    /// Whatever else: vectors, scalars, more than three dimensions.
+    Other,
+}
+
+impl RoleName {
+    /// Every name.
+    pub const ALL: [Self; 11] = [
+        Self::Projection,
+        Self::Embedding,
+        Self::OutputHead,
+        Self::Norm,
+        Self::Bias,
+        Self::Router,
+        Self::Convolution,
+        Self::Buffer,
+        Self::QuantizationParameter,
+        Self::Recurrence,
+        Self::Other,
+    ];
+
+    /// What recipes call it.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Projection => "projection",
+            Self::Embedding => "embedding",
+            Self::OutputHead => "output-head",
+            Self::Norm => "norm",
+            Self::Bias => "bias",
+            Self::Router => "router",
+            Self::Convolution => "convolution",
+            Self::Buffer => "buffer",
+            Self::QuantizationParameter => "quantization-parameter",
+            Self::Recurrence => "recurrence",
+            Self::Other => "other",
+        }
+    }
+}
+
+impl Role {
+    /// What recipes call it.
+    pub const fn name(self) -> RoleName {
+        match self {
+            Self::Projection | Self::StackedProjections => RoleName::Projection,
+            Self::Embedding => RoleName::Embedding,
+            Self::OutputHead => RoleName::OutputHead,
+            Self::Norm => RoleName::Norm,
+            Self::Bias => RoleName::Bias,
+            Self::Router => RoleName::Router,
+            Self::Convolution => RoleName::Convolution,
+            Self::Buffer => RoleName::Buffer,
+            Self::QuantizationParameter => RoleName::QuantizationParameter,
+            Self::Recurrence => RoleName::Recurrence,
+            Self::Vector | Self::Scalar | Self::Rank(_) => RoleName::Other,
         }
     }
 }
 
 /// Why a tensor cannot take the code, if it cannot.
-fn refusal(code: &Code, shape: &[u64], dtype: Dtype) -> Option<Refusal> {
+pub fn refusal(code: &Code, shape: &[u64], dtype: Dtype) -> Option<Refusal> {
     let Some((&in_features, leading)) = shape.split_last() else { return Some(Refusal::Scalar) };
     if !matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16) {
         return Some(Refusal::Dtype(dtype));
@@ -264,9 +313,8 @@ impl fmt::Display for Reason {
         match self {
             Self::Role(role) => role.fmt(f),
             Self::Source => f.write_str("as in the source"),
-            Self::RawAsked => f.write_str("--encoding raw"),
-            Self::Keep(pattern) => write!(f, "--keep {pattern}"),
-            Self::Quantize(pattern) => write!(f, "--quantize {pattern}"),
+            Self::RawByDefault => f.write_str("raw by default"),
+            Self::Rule(label) => f.write_str(label),
             Self::Refused(code, refusal) => write!(f, "could not take {code}: {refusal}"),
         }
     }

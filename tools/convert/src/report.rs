@@ -7,6 +7,7 @@ use ccq::format::{Dtype, Encoding, TensorInfo};
 use ccq_cli::{Column, Table, bytes, count, duration, printable};
 use serde::Serialize;
 
+use crate::allocate::Outcome;
 use crate::args::Common;
 
 /// The report; its JSON has these fields.
@@ -26,6 +27,8 @@ pub struct Report {
     pub left_out: Vec<String>,
     /// What could not be done as it was asked.
     pub warnings: Vec<String>,
+    /// What was chosen for a budget; `null` where nothing was.
+    pub target: Option<Outcome>,
     /// Quantized tensors that the importance file knows nothing of; empty where there is no such file.
     pub without_importance: Vec<String>,
     #[serde(skip)]
@@ -100,6 +103,28 @@ impl Row {
         &self.name
     }
 
+    /// Bytes in the output.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Why it is stored like that.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// Name, shape, encoding, bits a weight and bytes, for a table.
+    pub fn cells(&self) -> [String; 5] {
+        let shape: Vec<_> = self.shape.iter().map(u64::to_string).collect();
+        [
+            self.name.clone(),
+            format!("[{}]", shape.join(", ")),
+            if self.quantized { self.encoding.clone() } else { format!("raw {}", self.dtype) },
+            fixed(self.bpw, 2),
+            count(self.bytes),
+        ]
+    }
+
     /// A tensor as the container has it, its dtype and bytes in the output, and the reason.
     pub fn new(info: &TensorInfo<'_>, dtype: Dtype, bytes: u64, reason: &impl ToString) -> Self {
         let elements = info.elements();
@@ -130,6 +155,7 @@ impl Report {
             blobs: Vec::new(),
             left_out: Vec::new(),
             warnings: Vec::new(),
+            target: None,
             without_importance: Vec::new(),
             has_importance: false,
             errors: [0.0; 2],
@@ -204,16 +230,8 @@ impl Report {
             [fixed(plain, 5)].into_iter().chain(weighted)
         };
         for row in &self.tensors {
-            let shape: Vec<_> = row.shape.iter().map(u64::to_string).collect();
-            let cells = [
-                row.name.clone(),
-                format!("[{}]", shape.join(", ")),
-                if row.quantized { row.encoding.clone() } else { format!("raw {}", row.dtype) },
-                fixed(row.bpw, 2),
-                count(row.bytes),
-            ];
             let errors = errors(row.relative_mse, row.weighted_relative_mse);
-            table.row(cells.into_iter().chain(errors).chain([row.reason.clone()]));
+            table.row(row.cells().into_iter().chain(errors).chain([row.reason.clone()]));
         }
         let tensor_bytes = self.tensors.iter().map(|row| row.bytes).sum();
         table.rule();
@@ -245,6 +263,9 @@ impl Report {
         if let Some(bpw) = bpw {
             let quantized = quantized_bpw.map_or(String::new(), |bpw| format!(" ({bpw:.2} where quantized)"));
             writeln!(out, "  bpw      {bpw:.2}{quantized}")?;
+        }
+        if let Some(outcome) = &self.target {
+            outcome.write(out)?;
         }
         writeln!(out, "  time     {}", duration(Duration::from_secs_f64(seconds)))?;
         for (title, names) in [

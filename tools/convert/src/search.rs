@@ -1,6 +1,6 @@
-//! How the tensors of a job are quantized: the search asked for, and what the importance file knows of them.
+//! How a tensor is quantized: the search asked for, and what the importance file knows of it.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use ccq::code::Code;
 use ccq_import::{Importance, Model, SourceTensor, Vectors};
@@ -8,8 +8,8 @@ use ccq_quantize::{Method, Options, Quality, QuantizedMatrix, quantize_with};
 
 use crate::error::Error;
 
-/// What the command line asks for.
-#[derive(Clone, Debug)]
+/// What a recipe asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Search {
     /// The code asked for; [`Search::result_code`] is what is stored.
     pub code: Code,
@@ -17,8 +17,6 @@ pub struct Search {
     pub quality: Quality,
     /// Which quantizer.
     pub method: Method,
-    /// The file of importance vectors.
-    pub importance: Option<PathBuf>,
 }
 
 impl Search {
@@ -27,7 +25,8 @@ impl Search {
         self.options().result_code()
     }
 
-    fn options(&self) -> Options<'_> {
+    /// The quantizer's options, without importance.
+    pub fn options(&self) -> Options<'_> {
         Options::new(self.code).with_quality(self.quality).with_method(self.method)
     }
 
@@ -102,24 +101,17 @@ fn append(whole: &mut QuantizedMatrix, part: QuantizedMatrix) {
     whole.weighted_squared_error += part.weighted_squared_error;
 }
 
-/// Opens the importance file and checks it against the model and the tensors that are going to be quantized.
+/// Opens the importance file and checks it against the model.
 ///
 /// # Errors
 /// `Importance`; `UnknownImportance` for a name that no tensor of the model has.
-pub fn open_importance<'a>(
-    search: &Search,
-    model: &Model,
-    quantized: impl Iterator<Item = &'a SourceTensor>,
-) -> Result<Option<Importance>, Error> {
-    let Some(file) = &search.importance else { return Ok(None) };
+pub fn open_importance(file: Option<&Path>, model: &Model) -> Result<Option<Importance>, Error> {
+    let Some(file) = file else { return Ok(None) };
     let importance = Importance::open(file)?;
     let names = model.tensors().iter().map(|tensor| tensor.name.as_str());
     if let [first, others @ ..] = importance.unknown(names).as_slice() {
         let (name, others) = (first.clone(), others.len());
-        return Err(Error::UnknownImportance { file: file.clone(), name, others });
-    }
-    for tensor in quantized {
-        vectors(&importance, tensor)?;
+        return Err(Error::UnknownImportance { file: file.into(), name, others });
     }
     Ok(Some(importance))
 }

@@ -3,19 +3,19 @@
 use std::ops::Range;
 
 use ccq::codec::Planes;
-use ccq::format::Encoding;
 use ccq_import::{Model, SourceTensor, Transpose};
 
 use crate::args::Common;
 use crate::error::Error;
 use crate::plan::Planned;
-use crate::policy::{Decision, Pattern, Reason, Rules};
+use crate::policy::Action;
+use crate::recipe::Names;
 
 /// How the source is to be read.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Reading {
     /// Names of matrices that are stored the other way round, besides those that the model's type tells.
-    pub transpose: Vec<Pattern>,
+    pub transpose: Names,
     /// Whether another format's quantized weights may be quantized again.
     pub allow_requantize: bool,
 }
@@ -25,8 +25,7 @@ pub struct Reading {
 /// # Errors
 /// `Import`.
 pub fn open(common: &Common) -> Result<Model, Error> {
-    let patterns = &common.reading.transpose;
-    let named = |name: &str| patterns.iter().any(|pattern| pattern.matches(name));
+    let named = |name: &str| common.reading.transpose.matches(name);
     Ok(Model::open_with(&common.input, &Transpose::Rule(&named))?)
 }
 
@@ -38,7 +37,7 @@ pub fn check(tensors: &[Planned<'_>], common: &Common) -> Result<(), Error> {
     if common.reading.allow_requantize {
         return Ok(());
     }
-    let again = |planned: &&Planned<'_>| planned.decision.encoding != Encoding::Raw;
+    let again = |planned: &&Planned<'_>| matches!(planned.decision.action, Action::Quantize(_));
     let mut again = tensors.iter().filter(again).filter_map(|planned| {
         planned.source.quantized_as().map(|encoding| (planned.source.name.clone(), encoding))
     });
@@ -51,11 +50,23 @@ pub fn check(tensors: &[Planned<'_>], common: &Common) -> Result<(), Error> {
     }
 }
 
-/// How a tensor is stored: codes stay what they are, whatever the rules say.
-pub fn decide(source: &SourceTensor, rules: &Rules) -> Decision {
-    match source.code() {
-        Some(code) => Decision { encoding: Encoding::Coded(code), reason: Reason::Source },
-        None => rules.decide(&source.name, &source.shape, source.dtype),
+/// Checks that every pattern of `--transpose` is of use.
+///
+/// # Errors
+/// `NoMatch`.
+pub fn check_transposed(model: &Model, common: &Common) -> Result<(), Error> {
+    let unused = |text: &&String| {
+        let names = Names::new(vec![(*text).clone()]);
+        !model.tensors().iter().any(|tensor| names.matches(&tensor.name))
+    };
+    match common.reading.transpose.texts().iter().find(unused) {
+        None => Ok(()),
+        Some(pattern) => Err(Error::NoMatch {
+            option: "--transpose",
+            pattern: pattern.clone(),
+            input: common.input.clone(),
+            example: model.tensors().first().map(|tensor| tensor.name.clone()).unwrap_or_default(),
+        }),
     }
 }
 

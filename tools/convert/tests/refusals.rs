@@ -16,7 +16,7 @@ fn usage() {
         (&["in.safetensors", "out.ccq", "--encodin", "raw"], "a similar argument exists: '--encoding'"),
         (
             &["in.safetensors", "out.ccq", "--group-size", "channel"],
-            "ccq-2.06 takes --group-size 32, 64 or 128",
+            "ccq-2.06 takes group sizes 32, 64 and 128",
         ),
         (&["in.safetensors", "out.gguf"], "must end in .ccq"),
         (&["in.ccq", "out.ccq"], "start from the source model"),
@@ -122,7 +122,7 @@ fn a_report_that_cannot_be_printed_is_one() {
     let ended = tool().args([&model, &out]).stdout(full).output().unwrap();
     assert_eq!(ended.status.code(), Some(1));
     let stderr = String::from_utf8(ended.stderr).unwrap();
-    assert!(stderr.contains("out.ccq is written, but the report is not"), "{stderr}");
+    assert!(stderr.contains("out.ccq is written, but the report cannot be printed"), "{stderr}");
 }
 
 #[cfg(unix)]

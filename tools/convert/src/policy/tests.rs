@@ -1,6 +1,7 @@
 //! The policy on the names and shapes of published models.
 
 use ccq::code::Family;
+use ccq_quantize::{Method, Quality};
 
 use super::*;
 
@@ -266,16 +267,13 @@ fn gguf() {
     check(Role::Recurrence, &[("blk.0.ssm_a", &[5120, 16])]);
 }
 
-fn rules(family: Family) -> Rules {
-    Rules { code: family.default_code().ok(), keep: Vec::new(), quantize: Vec::new() }
-}
-
 #[test]
 fn what_cannot_take_the_encoding_says_so() {
-    let rules = rules(Family::Ccq206);
+    let code = Family::Ccq206.default_code().unwrap();
+    let search = Search { code, quality: Quality::Balanced, method: Method::Search };
     let decide = |shape: &[u64], dtype| {
-        let decision = rules.decide("layers.0.q_proj.weight", shape, dtype);
-        (decision.encoding == Encoding::Raw, decision.reason.to_string())
+        let decision = Decision::quantize(search, Reason::Role(role("w", shape)), shape, dtype);
+        (decision.encoding() == Encoding::Raw, decision.reason.to_string())
     };
     for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
         assert_eq!(decide(&[64, 64], dtype), (false, "projection".into()));
@@ -285,29 +283,8 @@ fn what_cannot_take_the_encoding_says_so() {
     assert_eq!(decide(&[64, 64], Dtype::F8E4M3), refused("F8_E4M3, expected F32, F16 or BF16"));
     assert_eq!(decide(&[64, 64], Dtype::I32), refused("I32, expected F32, F16 or BF16"));
     assert_eq!(decide(&[0, 64], Dtype::F16), refused("it has no weights"));
+    assert_eq!(decide(&[], Dtype::F16), refused("it has no dimensions"));
     // A row of 8 weights still takes 16 bytes of codes, a byte of local scales, a super scale and a cluster.
     assert_eq!(decide(&[64, 8], Dtype::F16), refused("1600 bytes instead of 1024"));
     assert_eq!(decide(&[64, 8], Dtype::F32), (false, "projection".into()));
-}
-
-#[test]
-fn patterns_come_before_names() {
-    let patterns = |texts: &[&str]| texts.iter().map(|text| Pattern::new(text)).collect();
-    let mut rules = rules(Family::Wint4);
-    rules.keep = patterns(&["*.down_proj.*", "layers.?.k_proj.weight"]);
-    rules.quantize = patterns(&["lm_head.*", "*.k_proj.weight", "scalar"]);
-    for (name, shape, encoding, reason) in [
-        ("layers.0.down_proj.weight", &[64, 64][..], "raw", "--keep *.down_proj.*"),
-        ("layers.0.k_proj.weight", &[64, 64], "raw", "--keep layers.?.k_proj.weight"),
-        ("layers.10.k_proj.weight", &[64, 64], "wint4", "--quantize *.k_proj.weight"),
-        ("lm_head.weight", &[64, 64], "wint4", "--quantize lm_head.*"),
-        ("scalar", &[], "raw", "could not take wint4: it has no dimensions"),
-        ("layers.0.up_proj.weight", &[64, 64], "wint4", "projection"),
-    ] {
-        let decision = rules.decide(name, shape, Dtype::F16);
-        let found = (decision.encoding.to_string(), decision.reason.to_string());
-        assert_eq!(found, (encoding.into(), reason.into()), "{name}");
-    }
-    rules.code = None;
-    assert_eq!(rules.decide("w", &[64, 64], Dtype::F16).reason, Reason::RawAsked);
 }

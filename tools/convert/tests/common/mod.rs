@@ -1,6 +1,8 @@
 //! Runs the built binary on small models made here.
 #![allow(dead_code)] // every test file uses its own part
 
+pub mod sparse;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -1,0 +1,185 @@
+//! The relative error of each free tensor under each of its options.
+
+use ccq_cli::{Progress, interrupted};
+use ccq_import::{Importance, Model, SourceTensor, Vectors};
+use ccq_quantize::{ErrorStats, Quality, quantize_with};
+use rayon::prelude::*;
+
+use super::Free;
+use crate::error::{Error, Position};
+use crate::recipe::How;
+use crate::search::{Search, Shape, vectors};
+
+/// Weights of a tensor that are measured, about, in whole rows, unless all of them are. That is all of a small
+/// matrix, where a few rows with outliers may make up much of the error.
+const SAMPLE: usize = 1 << 19;
+/// Weights that are measured at a time, about.
+const BLOCK: usize = 1 << 20;
+
+/// Fills in the errors and the weight of every free tensor.
+///
+/// A tensor's weight is the sum over its weights of their input features' importance, with importance one where
+/// there is no file; where the file knows nothing of a tensor, its weights count as much as the others do on
+/// average. The error of an option is its relative error, importance included, times that weight.
+///
+/// # Errors
+/// Those of reading and quantizing.
+pub(super) fn measure(
+    model: &Model,
+    free: &mut [Free<'_>],
+    importance: Option<&Importance>,
+) -> Result<(), Error> {
+    let progress = Progress::new(free.iter().map(|free| free.tensor.byte_len()).sum());
+    let measured: Vec<Result<Measured, Error>> = free
+        .par_iter()
+        .map(|free| {
+            progress.work_on(&free.tensor.name);
+            let measured = Measured::of(model, free, importance);
+            progress.advance(free.tensor.byte_len());
+            measured
+        })
+        .collect();
+    progress.finish();
+    let measured = measured.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let known =
+        measured.iter().zip(free.iter()).filter_map(|(measured, free)| Some((measured.weight?, free)));
+    let (weight, parameters) = known.fold((0.0, 0u64), |(weight, parameters), (more, free)| {
+        (weight + more, parameters + free.tensor.element_count())
+    });
+    let usual = if parameters > 0 && weight > 0.0 { weight / parameters as f64 } else { 1.0 };
+    for (free, measured) in free.iter_mut().zip(measured) {
+        free.weight = measured.weight.unwrap_or(usual * free.tensor.element_count() as f64);
+        for (choice, error) in free.choices.iter_mut().zip(measured.errors) {
+            choice.error = error * free.weight;
+        }
+    }
+    Ok(())
+}
+
+/// What was measured of a tensor.
+struct Measured {
+    /// The relative error of each option.
+    errors: Vec<f64>,
+    /// The sum of the importances of its weights, if there are any.
+    weight: Option<f64>,
+}
+
+impl Measured {
+    fn of(model: &Model, free: &Free<'_>, importance: Option<&Importance>) -> Result<Self, Error> {
+        let tensor = free.tensor;
+        let vectors = importance.map(|importance| vectors(importance, tensor)).transpose()?.flatten();
+        let error = |how: &How| match how {
+            How::Quantize(search) => {
+                let sample = Sample::new(tensor, search.quality == Quality::Best);
+                sample.error(model, tensor, search, vectors.as_ref())
+            }
+            How::Raw | How::Choose { .. } => Ok(0.0),
+        };
+        let errors = free.options.iter().map(error).collect::<Result<_, _>>()?;
+        let shape = Shape::of(tensor);
+        let weight = vectors.map(|vectors| {
+            let of_row = |expert| vectors.of(expert).iter().map(|&h| f64::from(h)).sum::<f64>();
+            (0..shape.experts).map(|expert| of_row(expert) * shape.rows as f64).sum()
+        });
+        Ok(Self { errors, weight })
+    }
+}
+
+/// Rows of a tensor, as many of each matrix of a stack.
+struct Sample {
+    shape: Shape,
+    /// Where each row is in the tensor.
+    rows: Vec<u64>,
+}
+
+impl Sample {
+    fn new(tensor: &SourceTensor, all: bool) -> Self {
+        let Shape { experts, rows, in_features } = Shape::of(tensor);
+        let count = if all { rows } else { (SAMPLE / (experts * in_features).max(1)).clamp(1, rows.max(1)) };
+        let of = |expert: usize| {
+            (0..count).map(move |part| {
+                // A row from each of `count` equal parts, never the same place in all of them: rows of a head or
+                // of an interleaved layout repeat at regular distances.
+                let (start, end) = (part * rows / count, (part + 1) * rows / count);
+                let row = start + scattered(part + expert * count) % (end - start).max(1);
+                (expert * rows + row) as u64
+            })
+        };
+        let rows = (0..experts).flat_map(of).collect();
+        Self { shape: Shape { experts, rows: count, in_features }, rows }
+    }
+
+    /// The relative error of these rows, block by block.
+    fn error(
+        &self,
+        model: &Model,
+        tensor: &SourceTensor,
+        search: &Search,
+        vectors: Option<&Vectors>,
+    ) -> Result<f64, Error> {
+        let width = self.shape.in_features.max(1);
+        let of_each = vectors.is_some_and(|vectors| !vectors.is_shared());
+        let matrix = if of_each { self.shape.rows } else { self.rows.len() };
+        let (mut error, mut energy) = (0.0, 0.0);
+        let mut weights = Vec::new();
+        for (expert, rows) in self.rows.chunks(matrix.max(1)).enumerate() {
+            let importance = vectors.map(|vectors| vectors.of(expert));
+            for block in rows.chunks((BLOCK / width).max(1)) {
+                read(model, tensor, block, width, &mut weights)?;
+                let options = search.options().with_importance(importance);
+                let matrix = quantize_with(&weights, width, &options, &|_| !interrupted())
+                    .map_err(|error| refused(error, model, tensor, block))?;
+                error += matrix.weighted_squared_error;
+                energy += match importance {
+                    None => ErrorStats::of_rows(&weights, &weights, width),
+                    Some(importance) => ErrorStats::of_rows_weighted(&weights, &weights, width, importance),
+                }
+                .energy;
+            }
+        }
+        Ok(if energy > 0.0 { error / energy } else { 0.0 })
+    }
+}
+
+fn read(
+    model: &Model,
+    tensor: &SourceTensor,
+    rows: &[u64],
+    width: usize,
+    weights: &mut Vec<f32>,
+) -> Result<(), Error> {
+    let width = width as u64;
+    let mut row_weights = Vec::new();
+    weights.clear();
+    for &row in rows {
+        model.decode_f32(tensor, row * width..(row + 1) * width, &mut row_weights)?;
+        weights.extend_from_slice(&row_weights);
+    }
+    Ok(())
+}
+
+/// The quantizer's error, with the row's place in the tensor.
+fn refused(error: ccq_quantize::Error, model: &Model, tensor: &SourceTensor, rows: &[u64]) -> Error {
+    let (file, name) = (model.file(tensor).to_path_buf(), tensor.name.clone());
+    match error {
+        ccq_quantize::Error::Cancelled => Error::Interrupted,
+        ccq_quantize::Error::NonFinite { row, column, value } => {
+            let row = rows.get(row).and_then(|&row| usize::try_from(row).ok()).unwrap_or(row);
+            Error::NonFinite {
+                file,
+                tensor: name,
+                position: Position::new(&tensor.shape, row, column),
+                value,
+            }
+        }
+        source => Error::Quantize { file, tensor: name, source },
+    }
+}
+
+/// A number that looks random and is the same every time (the finalizer of SplitMix64).
+fn scattered(number: usize) -> usize {
+    let mut x = (number as u64).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    (x ^ (x >> 31)) as u32 as usize
+}
