@@ -93,6 +93,11 @@ impl Layout {
     pub fn index(&self) -> &Index {
         &self.index
     }
+
+    /// The front, with zeros for the checksums of the payload.
+    pub fn front(&self) -> &[u8] {
+        &self.front
+    }
 }
 
 /// The front of a file in the making.

@@ -14,7 +14,7 @@ use crate::format::layout::{CHUNK, Header, SectionKind, chunk_count};
 
 /// Streams the planes of a laid-out container into a sink, memory bounded by what the caller holds.
 ///
-/// The sink is empty at first, or an unfinished file of the same layout: what is never written must read as zero.
+/// The sink is empty at first, or holds an unfinished file of the same layout.
 #[derive(Debug)]
 pub struct Writer<W> {
     sink: W,
@@ -24,7 +24,7 @@ pub struct Writer<W> {
     due: Vec<(String, Vec<Plane>)>,
     /// The planes of the one due next, once a part of it is there.
     begun: Vec<Begun>,
-    /// Where the sink stands, and the end of what has been written.
+    /// Where the sink stands, and the end of the last plane begun.
     position: u64,
     end: u64,
     /// Where the checksum section starts in the front.
@@ -163,7 +163,12 @@ impl<W: Write + Seek> Writer<W> {
         let due = self.check_name(name)?;
         if self.begun.is_empty() {
             let begin = |plane: &Plane| Begun { plane: *plane, len: 0, checksum: crc32fast::Hasher::new() };
-            self.begun = due.iter().map(begin).collect();
+            let begun: Vec<_> = due.iter().map(begin).collect();
+            for Begun { plane, .. } in &begun {
+                self.pad(plane.offset)?;
+                self.end = plane.end();
+            }
+            self.begun = begun;
         }
         for (begun, part) in self.begun.iter().zip(parts) {
             let found = begun.len.saturating_add(part.len() as u64);
@@ -174,19 +179,29 @@ impl<W: Write + Seek> Writer<W> {
         for (begun, part) in self.begun.iter_mut().zip(parts) {
             let start = begun.plane.offset.saturating_add(begun.len);
             begun.add(part, &mut self.checksums);
-            let end = start.saturating_add(part.len() as u64);
-            self.end = self.end.max(end);
             if write && !part.is_empty() {
                 if self.position != start {
                     self.sink.seek(SeekFrom::Start(start))?;
                 }
                 self.sink.write_all(part)?;
-                self.position = end;
+                self.position = start.saturating_add(part.len() as u64);
             }
         }
         if self.begun.iter().all(|begun| begun.len == begun.plane.len) {
             self.begun.clear();
             self.due.pop();
+        }
+        Ok(())
+    }
+
+    /// Writes the zeros between the last plane begun and what comes next.
+    fn pad(&mut self, next: u64) -> Result<(), WriteError> {
+        if next > self.end {
+            if self.position != self.end {
+                self.sink.seek(SeekFrom::Start(self.end))?;
+            }
+            io::copy(&mut io::Read::take(io::repeat(0), next.saturating_sub(self.end)), &mut self.sink)?;
+            self.position = next;
         }
         Ok(())
     }
@@ -206,9 +221,7 @@ impl<W: Write + Seek> Writer<W> {
     }
 
     fn write_front(mut self) -> Result<W, WriteError> {
-        // Nothing stands behind the last byte of payload but padding before empty planes.
-        self.sink.seek(SeekFrom::Start(self.end))?;
-        io::copy(&mut io::Read::take(io::repeat(0), self.file_len.saturating_sub(self.end)), &mut self.sink)?;
+        self.pad(self.file_len)?;
         let (header, rest) = self.front.split_at(size_of::<Header>().min(self.front.len()));
         self.sink.seek(SeekFrom::Start(header.len() as u64))?;
         self.sink.write_all(rest)?;

@@ -10,6 +10,8 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser};
 
 use crate::allocate::{Budget, Target};
+use crate::merge::MergeArgs;
+use crate::options::JobOptions;
 use crate::recipe::{Names, Preset, Source, Wish, code};
 use crate::source::Reading;
 
@@ -32,6 +34,8 @@ const CANDIDATES: [&str; 11] = [
     "wint8:64",
     RAW,
 ];
+/// The first argument that asks for parts to be joined.
+const MERGE: &str = "merge";
 
 /// What both directions need.
 #[derive(Clone, Debug)]
@@ -48,6 +52,8 @@ pub struct Common {
     pub json: bool,
     /// How a source model is read.
     pub reading: Reading,
+    /// What is about long jobs.
+    pub job: JobOptions,
 }
 
 /// What to do.
@@ -62,6 +68,11 @@ pub enum Task {
     },
     /// A container to a model folder for FastDeploy.
     ToFastDeploy,
+    /// Parts of a model to the whole.
+    Merge {
+        /// The parts, in any order.
+        parts: Vec<PathBuf>,
+    },
 }
 
 /// How a source model becomes a container.
@@ -77,6 +88,42 @@ pub struct Conversion {
     pub write_recipe: Option<PathBuf>,
     /// Whether the plan is all there is to do.
     pub dry_run: bool,
+}
+
+impl Conversion {
+    /// What another run must agree with to go on with this one, by the names of the options.
+    pub fn identity(&self) -> impl Iterator<Item = (String, String)> {
+        fn text(given: Option<impl ToString>) -> String {
+            given.map_or("not given".into(), |given| given.to_string())
+        }
+        let list = |patterns: &[String]| {
+            let texts: Vec<_> = patterns.iter().map(|pattern| format!("{pattern:?}")).collect();
+            if texts.is_empty() { "not given".into() } else { texts.join(" ") }
+        };
+        let Wish { source, encoding, group_size, quality, method, keep, quantize, .. } = &self.wish;
+        let (recipe, preset) = match source {
+            Source::Options => (None, None),
+            Source::File(path) => (Some(path.display()), None),
+            Source::Preset(preset) => (None, Some(preset.name)),
+        };
+        let group_size = group_size.map(|size| match size {
+            0 => "channel".into(),
+            size => size.to_string(),
+        });
+        let options = [
+            ("--recipe", text(recipe)),
+            ("--preset", text(preset)),
+            ("--encoding", text(encoding.map(|family| family.map_or(RAW, Family::name)))),
+            ("--group-size", text(group_size)),
+            ("--quality", text(quality.map(Quality::name))),
+            ("--method", text(method.map(Method::name))),
+            ("--keep", list(keep)),
+            ("--quantize", list(quantize)),
+            ("--importance", text(self.importance.as_ref().map(|file| file.display()))),
+            ("--target", text(self.target.as_ref().map(|target| &target.budget))),
+        ];
+        options.into_iter().map(|(option, given)| (option.to_owned(), given))
+    }
 }
 
 const LONG_ABOUT: &str = "\
@@ -101,6 +148,11 @@ Examples:
       how large each tensor would be, from the headers alone
   ccq-convert model.safetensors model.ccq --target-bpw 3 --write-recipe mix.toml
       the encodings with the least error at that size, and a recipe to use again
+  ccq-convert path/to/folder model.ccq --split-max-size 50GB --resume
+      several files; the same command goes on with a job that was stopped
+  ccq-convert path/to/folder part-3.ccq --part 3/16
+      one of 16 parts, each converted by a process of its own; to join them:
+  ccq-convert merge part-*.ccq model.ccq
   ccq-convert model.ccq model.safetensors --dtype bf16
       the way back, for any framework that reads safetensors
   ccq-convert model.Q8_0.gguf model.ccq --allow-requantize
@@ -174,7 +226,7 @@ struct Args {
     target_bpw: Option<f64>,
 
     /// The same for a file of at most this size, such as 89GiB, 500MB or a number of bytes
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    #[arg(long, value_name = "SIZE", value_parser = ccq_cli::parse_bytes)]
     target_size: Option<u64>,
 
     /// What to choose from, such as ccq-2.06,wint4:128,wint8:channel,raw
@@ -216,6 +268,9 @@ struct Args {
     /// Print the report as one JSON object
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    job: JobOptions,
 }
 
 /// Parses the process's command line.
@@ -229,6 +284,17 @@ pub fn parse() -> Result<(Common, Task), clap::Error> {
 fn parse_from<T: Into<std::ffi::OsString> + Clone>(
     args: impl IntoIterator<Item = T>,
 ) -> Result<(Common, Task), clap::Error> {
+    let args: Vec<std::ffi::OsString> = args.into_iter().map(Into::into).collect();
+    if args.get(1).is_some_and(|arg| arg == MERGE) {
+        let mut merge = args;
+        merge.remove(1);
+        let (common, parts) = MergeArgs::try_parse_from(merge)?.into_task();
+        if !has_extension(&common.output, "ccq") {
+            let message = format!("OUTPUT {:?} must end in .ccq", common.output);
+            return Err(MergeArgs::command().error(ErrorKind::ValueValidation, message));
+        }
+        return Ok((common, Task::Merge { parts }));
+    }
     let mut command = Args::command();
     let args = command.try_get_matches_from_mut(args).and_then(|matches| Args::from_arg_matches(&matches))?;
     args.task().map_err(|(kind, message)| command.error(kind, message))
@@ -265,10 +331,10 @@ impl Args {
         };
         let transpose = Names::new(self.transpose.clone());
         let reading = Reading { transpose, allow_requantize: self.allow_requantize };
-        let Self { input, output, overwrite, json, .. } = self;
+        let Self { input, output, overwrite, json, job, .. } = self;
         let threads = self.threads.map(usize::from);
         let output = output.unwrap_or_default();
-        Ok((Common { input, output, threads, overwrite, json, reading }, task))
+        Ok((Common { input, output, threads, overwrite, json, reading, job }, task))
     }
 
     fn to_fastdeploy(&self, container_in: bool) -> Result<Task, Refusal> {
@@ -289,7 +355,7 @@ impl Args {
     }
 
     /// The options that the way back knows nothing of, and whether they are given.
-    fn of_conversions(&self) -> [(&'static str, bool); 16] {
+    fn of_conversions(&self) -> [(&'static str, bool); 20] {
         [
             ("--encoding <NAME>", self.encoding.is_some()),
             ("--group-size <N>", self.group_size.is_some()),
@@ -307,6 +373,10 @@ impl Args {
             ("--dry-run", self.dry_run),
             ("--transpose <PATTERN>", !self.transpose.is_empty()),
             ("--allow-requantize", self.allow_requantize),
+            ("--max-memory <SIZE>", self.job.max_memory.is_some()),
+            ("--resume", self.job.resume),
+            ("--split-max-size <SIZE>", self.job.split_max_size.is_some()),
+            ("--part <I/N>", self.job.part.is_some()),
         ]
     }
 
@@ -417,29 +487,6 @@ fn bits(text: &str) -> Result<f64, String> {
     if bits > 0.0 && bits <= 64.0 { Ok(bits) } else { Err("expected more than 0 and at most 64".into()) }
 }
 
-/// `89GiB`, `1.5 TB`, `1000000`
-fn size(text: &str) -> Result<u64, String> {
-    const UNITS: [(&str, f64); 10] = [
-        ("", 1.0),
-        ("B", 1.0),
-        ("KB", 1e3),
-        ("MB", 1e6),
-        ("GB", 1e9),
-        ("TB", 1e12),
-        ("KIB", 1024.0),
-        ("MIB", 1_048_576.0),
-        ("GIB", 1_073_741_824.0),
-        ("TIB", 1_099_511_627_776.0),
-    ];
-    let refused =
-        || "expected a number of bytes, or one with KB, MB, GB, TB, KiB, MiB, GiB or TiB".to_owned();
-    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let unit = UNITS.iter().find(|known| known.0 == unit.to_ascii_uppercase()).ok_or_else(refused)?;
-    let bytes = number.trim().parse::<f64>().map_err(|_| refused())? * unit.1;
-    if bytes >= 1.0 && bytes < 2f64.powi(63) { Ok(bytes as u64) } else { Err(refused()) }
-}
-
 fn dtype(name: &str) -> Option<Dtype> {
     Dtype::from_name(&name.to_ascii_uppercase())
 }
@@ -519,7 +566,7 @@ mod tests {
             ("in out.ccq --preset ernie", "a similar value exists: 'ernie-w4w2'"),
             ("in out.ccq --target-bpw 3 --target-size 5", "cannot be used with '--target-size <SIZE>'"),
             ("in out.ccq --target-bpw 0", "more than 0 and at most 64"),
-            ("in out.ccq --target-size 5QB", "a number of bytes"),
+            ("in out.ccq --target-size 5QB", "expected bytes such as"),
             ("in out.ccq --target-bpw 3 --encoding wint4", "--candidates says what to choose from"),
             ("in out.ccq --target-bpw 3 --candidates wint5", "expected ccq-2.06, ccq-2.5"),
             (
@@ -566,6 +613,34 @@ mod tests {
             conversion("in --dry-run --target-bpw 2.5 --candidates wint4:channel,raw").target.unwrap();
         assert!(matches!(target.budget, Budget::Bpw(bits) if bits == 2.5));
         assert_eq!(target.candidates, [Family::Wint4.code(0).ok(), None]);
+    }
+
+    #[test]
+    fn parts_and_their_whole() {
+        let (common, _) = parsed("in out.ccq --part 2/3 --max-memory 1GiB --resume").unwrap();
+        let JobOptions { part, max_memory, resume, .. } = common.job;
+        assert_eq!((part.unwrap().number, max_memory, resume), (2, Some(1 << 30), true));
+        let (common, task) = parsed("merge a.ccq b.ccq out.ccq --split-max-size 5GB").unwrap();
+        assert_eq!(
+            (common.output.to_str(), common.job.split_max_size),
+            (Some("out.ccq"), Some(5_000_000_000))
+        );
+        assert!(matches!(task, Task::Merge { parts } if parts.len() == 2));
+        assert!(matches!(parsed("./merge out.ccq").unwrap().1, Task::Convert { .. }));
+        MergeArgs::command().debug_assert();
+        for (line, expected) in [
+            ("merge", "PART"),
+            ("merge a.ccq", "OUTPUT"),
+            ("merge a.ccq b.ccq out", "must end in .ccq"),
+            ("in out.ccq --part 0/3", "expected I/N"),
+            ("in out.ccq --part 1/3 --split-max-size 1G", "cannot be used with"),
+            ("in out.ccq --max-memory much", "expected bytes such as"),
+            ("in.ccq out.safetensors --resume", "does not apply to a .ccq input"),
+        ] {
+            let error = parsed(line).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+            assert!(error.to_string().contains(expected), "{line}: {error}");
+        }
     }
 
     #[test]

@@ -5,16 +5,19 @@
 use std::io::{self, Write};
 
 use ccq_cli::{Column, Table, bytes, count, printable};
+use rayon::ThreadPool;
 use serde::Serialize;
 
 use crate::allocate::Outcome;
 use crate::args::{Common, Conversion};
 use crate::error::Error;
-use crate::job::memory_needed;
+use crate::identity::Inputs;
+use crate::job::{self, lay_out, tensors};
 use crate::output::check_input;
 use crate::plan::{Prepared, prepare};
 use crate::report::{Report, Row};
 use crate::source;
+use crate::split::FilePlan;
 
 /// The plan as a report; its JSON has these fields.
 #[derive(Debug, Serialize)]
@@ -57,7 +60,7 @@ pub struct Total {
 /// What the job needs.
 #[derive(Debug, Serialize)]
 pub struct Needs {
-    /// Bytes of memory, besides the source's pages, which the system keeps as long as there is room.
+    /// Bytes of memory: the least that `--max-memory` can be.
     pub memory: u64,
     /// Free bytes in the output's folder.
     pub disk: u64,
@@ -67,18 +70,21 @@ pub struct Needs {
 ///
 /// # Errors
 /// Any [`Error`] that comes before the first byte of output.
-pub fn dry_run(common: &Common, conversion: &Conversion) -> Result<DryRun, Error> {
+pub fn dry_run(common: &Common, conversion: &Conversion, pool: &ThreadPool) -> Result<DryRun, Error> {
     check_input(&common.input)?;
     let model = source::open(common)?;
-    let Prepared { plan, outcome, warnings, .. } = prepare(&model, conversion, common)?;
-    let index = plan.layout.index();
+    let inputs = Inputs::new(model.input_files())?;
+    let Prepared { mut plan, outcome, warnings, .. } =
+        pool.install(|| prepare(&model, conversion, common))?;
+    let (_, files) = lay_out(&mut plan, conversion, &inputs, common)?;
+    let bytes = files.iter().map(FilePlan::len).sum();
     let mut report = Report::new(common);
-    for (planned, info) in plan.tensors.iter().zip(index.tensors()) {
+    for (planned, info) in plan.tensors.iter().zip(tensors(&files)) {
         report.add(Row::new(&info, info.dtype(), info.stored_bytes(), &planned.decision.reason), None);
     }
-    report.total.bytes_out = index.file_len();
+    report.total.bytes_out = bytes;
     report.finish(std::time::Duration::ZERO);
-    let needs = Needs { memory: memory_needed(&plan), disk: index.file_len() };
+    let needs = Needs { memory: job::Needs::new(&plan, &files, common, pool).least(), disk: bytes };
     let total = &report.total;
     Ok(DryRun {
         input: report.input,
@@ -86,7 +92,7 @@ pub fn dry_run(common: &Common, conversion: &Conversion) -> Result<DryRun, Error
             tensors: total.tensors,
             quantized: total.quantized,
             parameters: total.parameters,
-            bytes: index.file_len(),
+            bytes,
             bpw: total.bpw,
             quantized_bpw: total.quantized_bpw,
         },

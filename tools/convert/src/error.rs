@@ -9,6 +9,7 @@ use ccq_cli::{Exit, bytes};
 use ccq_import::ImportanceError;
 
 use crate::export::fastdeploy::Unfit;
+use crate::options::Part;
 use crate::recipe::{Fault, RecipeError};
 
 /// Everything that ends the tool after the command line was understood.
@@ -105,6 +106,9 @@ pub enum Error {
         /// How many more there are.
         others: usize,
     },
+    /// A set of containers cannot be read.
+    #[error(transparent)]
+    Set(#[from] ccq::SetError),
     /// A container cannot be read.
     #[error("{}: {source}", file.display())]
     Container {
@@ -113,15 +117,21 @@ pub enum Error {
         /// Why not.
         source: ccq::Error,
     },
-    /// The container is one of several.
-    #[error("{}: shard {index} of {count}; give the tool a container that holds the whole model", file.display())]
-    Shard {
+    /// The container holds a part of a model.
+    #[error("{}: part {part} of a model; join the parts with `ccq-convert merge`", file.display())]
+    IsPart {
         /// The container.
         file: PathBuf,
-        /// Which shard, from 1.
-        index: u32,
-        /// How many there are.
-        count: u32,
+        /// Which part.
+        part: String,
+    },
+    /// A file cannot be merged with the others.
+    #[error("{}: {fault}", file.display())]
+    Merge {
+        /// The file.
+        file: PathBuf,
+        /// Why not.
+        fault: MergeFault,
     },
     /// The container has a tensor whose name means something else in a safetensors file.
     #[error("{}: tensor {tensor:?}: a safetensors file cannot have a tensor of this name", file.display())]
@@ -138,6 +148,88 @@ pub enum Error {
         input: PathBuf,
         /// Why not.
         source: ccq::Error,
+    },
+    /// An input file cannot be looked at.
+    #[error("{}: {source}", file.display())]
+    Input {
+        /// The file.
+        file: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// An input file is not as long as it was.
+    #[error(
+        "{}: changed while it was read: {expected} bytes at first, now {found}; nothing was left behind",
+        file.display()
+    )]
+    InputChanged {
+        /// The file.
+        file: PathBuf,
+        /// Its length when the job began.
+        expected: u64,
+        /// Its length now.
+        found: u64,
+    },
+    /// The model does not go into files of the size asked for.
+    #[error(
+        "--split-max-size {most}: {}; allow larger files",
+        if *too_many { format!("the model takes more than {files} files") }
+        else { format!("tensor {tensor:?} alone takes a file of {needed} bytes") }
+    )]
+    Split {
+        /// Bytes a file may have.
+        most: u64,
+        /// The tensor that does not fit.
+        tensor: String,
+        /// Bytes that a file with it alone has.
+        needed: u64,
+        /// Files there may be.
+        files: usize,
+        /// Whether all tensors fit, but there are too many files.
+        too_many: bool,
+    },
+    /// Not even one block at a time fits.
+    #[error(
+        "--max-memory {limit}: this job needs at least {needed} bytes ({}); give it more, or fewer --threads",
+        ccq_cli::bytes(*needed)
+    )]
+    Memory {
+        /// Bytes allowed.
+        limit: u64,
+        /// Bytes needed.
+        needed: u64,
+    },
+    /// There is an unfinished job of this output.
+    #[error(
+        "{}.partial: an unfinished job; give --resume to go on with it, or --overwrite to start anew",
+        output.display()
+    )]
+    Unfinished {
+        /// The output.
+        output: PathBuf,
+    },
+    /// The unfinished job is another one.
+    #[error(
+        "{}.partial: an unfinished job with another {what}: {was}, now {is}; give --overwrite in place of --resume to start anew",
+        output.display()
+    )]
+    OtherJob {
+        /// The output.
+        output: PathBuf,
+        /// What differs: an option, an input file, the plan.
+        what: String,
+        /// What it was.
+        was: String,
+        /// What it is now.
+        is: String,
+    },
+    /// The job ended early and can be gone on with.
+    #[error("{source}\nwhat is done is kept; go on with:\n  {command}")]
+    Stopped {
+        /// Why it ended.
+        source: Box<Error>,
+        /// What to type.
+        command: String,
     },
     /// The output is one of the inputs.
     #[error("{}: is the input {}; choose another output", output.display(), input.display())]
@@ -185,7 +277,7 @@ pub enum Error {
     #[error(transparent)]
     Output(OutputError),
     /// The output cannot be written.
-    #[error("{}: {source}; nothing was left behind", output.display())]
+    #[error("{}: {source}", output.display())]
     Write {
         /// The output.
         output: PathBuf,
@@ -248,7 +340,7 @@ pub enum Error {
         source: io::Error,
     },
     /// Ctrl-C.
-    #[error("interrupted; nothing was left behind")]
+    #[error("interrupted")]
     Interrupted,
 }
 
@@ -269,13 +361,93 @@ impl Error {
             | Self::Importance(ImportanceError::UnknownInput { .. }) => Exit::Usage,
             Self::Import(ccq_import::Error::Io { .. })
             | Self::Importance(ImportanceError::Source(ccq_import::Error::Io { .. }))
-            | Self::Container { source: ccq::Error::Io(_), .. } => Exit::Runtime,
+            | Self::Container { source: ccq::Error::Io(_), .. }
+            | Self::Set(ccq::SetError { source: ccq::Error::Io(_), .. }) => Exit::Runtime,
             Self::Import(_)
             | Self::Importance(_)
             | Self::UnknownImportance { .. }
+            | Self::Set(_)
             | Self::Container { .. } => Exit::InvalidFile,
+            Self::Merge { .. } | Self::IsPart { .. } => Exit::InvalidFile,
+            Self::Split { .. } | Self::Memory { .. } | Self::OtherJob { .. } | Self::Unfinished { .. } => {
+                Exit::Usage
+            }
             Self::Interrupted => Exit::Interrupted,
+            Self::Stopped { source, .. } => source.exit(),
             _ => Exit::Runtime,
+        }
+    }
+}
+
+impl Error {
+    /// Whether the same command may succeed another time, so that what is done is worth keeping.
+    pub fn can_be_resumed(&self) -> bool {
+        matches!(
+            self,
+            Self::Interrupted
+                | Self::Write { source: WriteError::Io(_), .. }
+                | Self::Output(_)
+                | Self::OutputExists { .. }
+                | Self::Input { .. }
+                | Self::Import(ccq_import::Error::Io { .. })
+        )
+    }
+}
+
+/// Why a file cannot be merged with the others.
+#[derive(Debug)]
+pub enum MergeFault {
+    /// It is no part.
+    NoPart,
+    /// It is a part of another job.
+    OtherJob {
+        /// The file that it does not go with.
+        first: PathBuf,
+    },
+    /// It is the same part as another file.
+    Twice {
+        /// Which part.
+        part: Part,
+        /// The other file.
+        other: PathBuf,
+    },
+    /// A part is not there.
+    Missing {
+        /// The first that is missing.
+        part: Part,
+        /// How many more there are.
+        others: usize,
+    },
+    /// It has a tensor that another part has.
+    Tensor {
+        /// The tensor.
+        tensor: String,
+        /// The other file.
+        other: PathBuf,
+    },
+}
+
+impl std::fmt::Display for MergeFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NoPart => f.write_str("is no part of a model; write parts with --part I/N"),
+            Self::OtherJob { first } => write!(
+                f,
+                "is a part of another job than {}: of another model, or written with other options or another number of parts",
+                first.display()
+            ),
+            Self::Twice { part, other } => write!(f, "is part {part}, which {} is too", other.display()),
+            Self::Missing { part, others } => {
+                write!(f, "part {part} is missing")?;
+                match others {
+                    0 => f.write_str(""),
+                    others => write!(f, ", and {others} more"),
+                }?;
+                f.write_str("; convert it, and name all parts")
+            }
+            Self::Tensor { tensor, other } => {
+                write!(f, "holds tensor {tensor:?}, which {} holds too", other.display())
+            }
         }
     }
 }
@@ -291,8 +463,7 @@ pub struct Position {
 
 impl Position {
     /// The place of `column` in row `row`, rows being counted over all dimensions but the last.
-    pub fn new(shape: &[u64], row: usize, column: usize) -> Self {
-        let mut row = row as u64;
+    pub fn new(shape: &[u64], mut row: u64, column: u64) -> Self {
         let mut stack = Vec::new();
         if let [leading @ .., rows, _] = shape {
             let mut matrix = row / rows.max(&1);
@@ -302,7 +473,7 @@ impl Position {
                 matrix /= dimension.max(&1);
             }
         }
-        Self { stack, row, column: column as u64 }
+        Self { stack, row, column }
     }
 }
 

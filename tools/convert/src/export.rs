@@ -9,10 +9,11 @@ mod turned;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufWriter, Write};
+use std::path::Path;
 use std::time::Instant;
 
-use ccq::format::{Dtype, Shard, Value};
-use ccq::{Container, Tensor};
+use ccq::format::{Dtype, Value};
+use ccq::{Container, Set, Tensor};
 use ccq_cli::Progress;
 use rayon::prelude::*;
 use serde::Serialize;
@@ -21,6 +22,7 @@ use crate::args::Common;
 use crate::error::{Error, Position};
 use crate::job::file_len;
 use crate::output::{self, Interruptible, check_input, check_interrupt};
+use crate::part;
 use crate::report::{Report, Row};
 use crate::rounding::Target;
 
@@ -37,31 +39,32 @@ const HEADER_METADATA: &str = "__metadata__";
 /// Any [`Error`]; nothing is left behind then.
 pub fn export(common: &Common, dtype: Option<Dtype>) -> Result<Report, Error> {
     let start = Instant::now();
-    let invalid = |source| Error::Container { file: common.input.clone(), source };
     check_input(&common.input)?;
-    let container = Container::open(&common.input).map_err(invalid)?;
-    let index = container.index();
-    check_whole(&container, common)?;
-    if container.tensor(HEADER_METADATA).is_some() {
+    let set = open(common)?;
+    if set.tensor(HEADER_METADATA).is_some() {
         return Err(Error::ReservedName { file: common.input.clone(), tensor: HEADER_METADATA });
     }
-    let output = output::create(common, &[&common.input])?;
-    let tensors = plan(&container, dtype, &ccq_import::transposed(index.metadata()));
+    let inputs: Vec<_> = set.files().map(|(path, _)| path.to_path_buf()).collect();
+    let output = output::create(common, &inputs)?;
+    let tensors = plan(&set, dtype, &transposed(&set));
     let bytes_out: u64 = tensors.iter().map(|tensor| tensor.len).sum();
     let mut report = Report::new(common);
-    report.left_out = container.blobs().map(|blob| blob.0.into()).collect();
+    report.left_out = set.blobs().map(|blob| blob.0.into()).collect();
     let no_text = |value: &Value<'_>| !matches!(value, Value::String(_));
-    let lost = index.metadata().iter().filter(|(key, value)| key.starts_with(METADATA) && no_text(value));
+    let metadata = set.metadata().into_iter().flat_map(|metadata| metadata.iter());
+    let lost = metadata.filter(|(key, value)| key.starts_with(METADATA) && no_text(value));
     report.warnings =
         lost.map(|(key, _)| format!("metadata {key:?} is no text, which safetensors cannot hold")).collect();
 
-    let progress = Progress::new(index.file_len().saturating_add(bytes_out));
+    let progress = match common.job.quiet {
+        true => Progress::hidden(),
+        false => Progress::new(set.file_len().saturating_add(bytes_out)),
+    };
     output::show_warnings(&report.warnings, &progress);
-    verify(&container, &progress, &invalid)?;
+    set.files().try_for_each(|(file, container)| verify(file, container, &progress))?;
     let failed = write_failed(common);
     let mut sink = BufWriter::new(Interruptible(output.file()));
-    write_header(&mut sink, metadata_texts(&container), tensors.iter().map(Planned::header))
-        .map_err(&failed)?;
+    write_header(&mut sink, metadata_texts(&set), tensors.iter().map(Planned::header)).map_err(&failed)?;
     for planned in &tensors {
         check_interrupt()?;
         progress.work_on(planned.tensor.info().name());
@@ -78,7 +81,7 @@ pub fn export(common: &Common, dtype: Option<Dtype>) -> Result<Report, Error> {
     }
     sink.flush().map_err(&failed)?;
     drop(sink);
-    report.total.bytes_in = file_len(&common.input);
+    report.total.bytes_in = set.file_len();
     report.total.bytes_out = file_len(output.partial_path());
     output::commit(output)?;
     progress.finish();
@@ -91,14 +94,19 @@ pub fn export(common: &Common, dtype: Option<Dtype>) -> Result<Report, Error> {
     Ok(report)
 }
 
-/// A container that is one of several holds a part of its model.
-fn check_whole(container: &Container<'_>, common: &Common) -> Result<(), Error> {
-    let shard = container.index().shard();
-    if shard != Shard::ALONE {
-        let (index, count) = (shard.index.saturating_add(1), shard.count);
-        return Err(Error::Shard { file: common.input.clone(), index, count });
+/// Opens a model, in one file or in several; a part of a job is none.
+fn open(common: &Common) -> Result<Set, Error> {
+    let set = Set::open(&common.input)?;
+    if let Some(Value::String(part)) = set.metadata().and_then(|metadata| metadata.get(part::KEY)) {
+        let part = part.split(' ').next().unwrap_or(part).into();
+        return Err(Error::IsPart { file: common.input.clone(), part });
     }
-    Ok(())
+    Ok(set)
+}
+
+/// The tensors that the source has the other way round.
+fn transposed(set: &Set) -> BTreeSet<String> {
+    set.metadata().map(ccq_import::transposed).unwrap_or_default()
 }
 
 fn write_failed(common: &Common) -> impl Fn(io::Error) -> Error {
@@ -117,7 +125,7 @@ fn overflow(
     Error::Overflow {
         file: common.input.clone(),
         tensor: info.name().into(),
-        position: Position::new(info.shape(), row, column),
+        position: Position::new(info.shape(), row as u64, column as u64),
         value,
         dtype: target.dtype(),
         advice: target.advice(),
@@ -149,11 +157,7 @@ impl Planned<'_> {
 }
 
 /// Tensors in file order: wide elements first, so that all are aligned, then by name.
-fn plan<'a>(
-    container: &'a Container<'_>,
-    dtype: Option<Dtype>,
-    transposed: &BTreeSet<String>,
-) -> Vec<Planned<'a>> {
+fn plan<'a>(set: &'a Set, dtype: Option<Dtype>, transposed: &BTreeSet<String>) -> Vec<Planned<'a>> {
     let planned = |tensor: Tensor<'a>| {
         let info = tensor.info();
         let target = tensor
@@ -168,17 +172,14 @@ fn plan<'a>(
             transposed.contains(info.name()) && info.shape().len() >= 2 && dtype.bits().is_multiple_of(8);
         Planned { tensor, target, dtype, len, turned }
     };
-    let mut tensors: Vec<_> = container.tensors().map(planned).collect();
+    let mut tensors: Vec<_> = set.tensors().map(planned).collect();
     tensors.sort_by_key(|tensor| std::cmp::Reverse(tensor.dtype.bits()));
     tensors
 }
 
 /// Checks the payload, chunks in parallel.
-fn verify(
-    container: &Container<'_>,
-    progress: &Progress,
-    invalid: &(impl Fn(ccq::Error) -> Error + Sync),
-) -> Result<(), Error> {
+fn verify(file: &Path, container: &Container<'_>, progress: &Progress) -> Result<(), Error> {
+    let invalid = |source| Error::Container { file: file.into(), source };
     progress.work_on("checksums");
     let chunks: Vec<_> = container.chunks().collect();
     let read: u64 = chunks.iter().map(|chunk| chunk.bytes.len() as u64).sum();
@@ -209,13 +210,15 @@ struct Entry {
     data_offsets: [u64; 2],
 }
 
-/// The texts that a container has from a safetensors file's metadata.
-fn metadata_texts<'a>(container: &'a Container<'_>) -> BTreeMap<&'a str, &'a str> {
-    let text = |(key, value): (&'a str, Value<'a>)| match value {
-        Value::String(text) => Some((key.strip_prefix(METADATA)?, text)),
-        _ => None,
-    };
-    container.index().metadata().iter().filter_map(text).collect()
+/// The texts that a model has from a safetensors file's metadata.
+fn metadata_texts(set: &Set) -> BTreeMap<&str, &str> {
+    fn text<'a>((key, value): (&'a str, Value<'a>)) -> Option<(&'a str, &'a str)> {
+        match value {
+            Value::String(text) => Some((key.strip_prefix(METADATA)?, text)),
+            _ => None,
+        }
+    }
+    set.metadata().into_iter().flat_map(|metadata| metadata.iter()).filter_map(text).collect()
 }
 
 /// Writes the header's length and the header, padded with spaces to a multiple of eight bytes.

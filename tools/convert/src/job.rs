@@ -1,186 +1,374 @@
-//! The job: quantizes and writes what the plan says, one tensor at a time in the order of the file.
+//! The job: what the plan says, in blocks, noted in a journal so that it can be gone on with.
 
-use std::io::{BufWriter, Seek, Write};
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use ccq::Output;
-use ccq::format::{TensorInfo, Writer};
-use ccq_cli::{Progress, interrupted};
-use ccq_import::{Importance, Model, SourceTensor, Vectors};
-use ccq_quantize::QuantizedMatrix;
-use rayon::prelude::*;
+use ccq::format::TensorInfo;
+use ccq::shard_path;
+use ccq_cli::Progress;
+use ccq_import::{Importance, Model};
+use rayon::ThreadPool;
 
 use crate::args::{Common, Conversion};
-use crate::error::{Error, Position};
-use crate::output::{self, Interruptible};
-use crate::plan::{Plan, Planned, Prepared, prepare};
-use crate::policy::{Action, Decision};
+use crate::blocks::{Block, Item, blocks};
+use crate::error::Error;
+use crate::files::{Files, checksum, name_completed};
+use crate::identity::{self, Inputs};
+use crate::journal::{self, BlockDone, Found, Identity, Journal};
+use crate::memory::Budget;
+use crate::output;
+use crate::part::PartId;
+use crate::pipeline::{self, Done, Source, cost, source_bytes};
+use crate::plan::{Plan, Prepared, prepare};
 use crate::report::{Report, Row, TensorError};
-use crate::search::{Search, Shape, vectors};
 use crate::source;
+use crate::split::{self, FilePlan};
 
-/// Converts a source model to a container.
+/// The key of a job's identity that says how many files it writes.
+const FILES: &str = "files";
+/// Memory besides that of blocks: code, stacks, the first pages of everything.
+const FIXED: u64 = 24 << 20;
+/// The same for each tensor: its records, here and in the source's header.
+const PER_TENSOR: u64 = 1 << 10;
+/// The same for each thread: its stack, and the block that it reads.
+const PER_THREAD: u64 = 6 << 20;
+/// The same for each block that a journal may tell of.
+const PER_BLOCK: u64 = 160;
+/// Blocks are given what is left, less a share for what the allocator keeps of those that are done: one in so many.
+const KEPT: u64 = 2;
+/// Bytes of the model that may stay mapped: an eighth of the memory, within these bounds.
+const WINDOW: [u64; 2] = [8 << 20, 256 << 20];
+
+/// Converts a source model to a container, or to several.
 ///
 /// # Errors
-/// Any [`Error`]; nothing is left behind then.
-pub fn convert(common: &Common, conversion: &Conversion) -> Result<Report, Error> {
+/// Any [`Error`]. Nothing is left behind then, unless it is `Stopped`.
+pub fn convert(common: &Common, conversion: &Conversion, pool: &ThreadPool) -> Result<Report, Error> {
     let start = Instant::now();
     output::check_input(&common.input)?;
     let model = source::open(common)?;
-    let output = output::create(common, model.input_files())?;
-    let Prepared { plan, importance, outcome, warnings } = prepare(&model, conversion, common)?;
+    let inputs = Inputs::new(model.input_files())?;
+    output::check(common, [&common.output], model.input_files())?;
+    output::check_new(common)?;
+    let Prepared { mut plan, importance, outcome, warnings } =
+        pool.install(|| prepare(&model, conversion, common))?;
+    let (identity, files) = lay_out(&mut plan, conversion, &inputs, common)?;
     let mut report = Report::new(common);
-    report.total.bytes_in = model.input_files().iter().map(|file| file_len(file)).sum();
-    report.total.bytes_out = plan.layout.index().file_len();
+    report.total.bytes_in = inputs.len();
+    report.total.bytes_out = files.iter().map(FilePlan::len).sum();
+    report.files = files.iter().map(|file| file.path.display().to_string()).collect();
     report.blobs = plan.blobs.iter().map(|blob| blob.name.clone()).collect();
     report.left_out = model.ignored_files().iter().filter_map(|file| file_name(file)).collect();
-    (report.target, report.warnings) = (outcome, warnings);
+    report.warnings = warnings;
+    report.target = outcome;
     if importance.is_some() {
         report.expect_importance();
     }
-
-    let source_bytes = plan.tensors.iter().map(|tensor| tensor.source.byte_len()).sum();
-    let progress = Progress::new(source_bytes);
-    output::show_warnings(&report.warnings, &progress);
-    write(common, &model, &plan, importance.as_ref(), &output, &progress, &mut report)?;
-    output::commit(output)?;
-    progress.finish();
+    let job = Job { common, model: &model, inputs: &inputs, plan: &plan, files: &files, importance };
+    let errors = job.run(&identity, pool, &report.warnings)?;
+    for (planned, (info, error)) in plan.tensors.iter().zip(tensors(&files).zip(errors)) {
+        report.add(Row::new(&info, info.dtype(), info.stored_bytes(), &planned.decision.reason), error);
+    }
     report.finish(start.elapsed());
     Ok(report)
 }
 
-/// Writes everything but the output's name.
-fn write(
+/// Says what the job is, leaves the part of the plan that it is about, and cuts that into files.
+///
+/// # Errors
+/// `Layout`, `Split`, `Input`.
+pub fn lay_out(
+    plan: &mut Plan<'_>,
+    conversion: &Conversion,
+    inputs: &Inputs,
     common: &Common,
-    model: &Model,
-    plan: &Plan<'_>,
-    importance: Option<&Importance>,
-    output: &Output,
-    progress: &Progress,
-    report: &mut Report,
-) -> Result<(), Error> {
-    let failed = output::failed(common);
-    let sink = BufWriter::new(Interruptible(output.file()));
-    let writer = Writer::new(sink, plan.layout.clone()).map_err(&failed)?;
-    let mut job = Job { common, model, importance, progress, writer, weights: Vec::new() };
-    for (planned, info) in plan.tensors.iter().zip(plan.layout.index().tensors()) {
-        let error = job.write_tensor(planned.source, &planned.decision)?;
-        report.add(Row::new(&info, info.dtype(), info.stored_bytes(), &planned.decision.reason), error);
+) -> Result<(Identity, Vec<FilePlan>), Error> {
+    let mut identity = Identity::new();
+    inputs.identify("input", &mut identity)?;
+    identity.insert("program".into(), crate::plan::PRODUCER.into());
+    identity.extend(conversion.identity());
+    let importance = conversion.importance.iter().cloned().collect::<Vec<_>>();
+    Inputs::new(&importance)?.identify("importance", &mut identity)?;
+    // Whatever else decides what is written: names, shapes, encodings, metadata, and the recipe among that.
+    let whole = split::files(plan.contents(), None, &common.output, &common.input)?;
+    let mut hash = ccq::format::Fnv128::new();
+    whole.iter().for_each(|file| hash.update(file.layout.front()));
+    identity.insert("plan".into(), identity::hex(&hash));
+    if let Some(part) = common.job.part {
+        identity.insert("parts".into(), part.count.to_string());
+        plan.keep_part(&PartId { part, job: identity::hash(&identity) });
+        identity.insert("--part".into(), part.to_string());
     }
-    for blob in plan.blobs {
-        progress.work_on(&blob.name);
-        job.writer.write(&blob.name, &[&blob.read()?]).map_err(&failed)?;
+    let most = common.job.split_max_size;
+    if let Some(most) = most {
+        identity.insert("--split-max-size".into(), most.to_string());
     }
-    job.writer.finish().map_err(&failed)?;
-    Ok(())
+    let files = split::files(plan.contents(), most, &common.output, &common.input)?;
+    identity.insert(FILES.into(), files.len().to_string());
+    Ok((identity, files))
 }
 
-/// What is needed from tensor to tensor.
-struct Job<'a, W> {
+/// The tensors of all files, in order.
+pub fn tensors(files: &[FilePlan]) -> impl Iterator<Item = TensorInfo<'_>> {
+    files.iter().flat_map(|file| file.layout.index().tensors())
+}
+
+/// All that is needed to do it.
+struct Job<'a> {
     common: &'a Common,
     model: &'a Model,
-    importance: Option<&'a Importance>,
-    progress: &'a Progress,
-    writer: Writer<W>,
-    weights: Vec<f32>,
+    inputs: &'a Inputs,
+    plan: &'a Plan<'a>,
+    files: &'a [FilePlan],
+    importance: Option<Importance>,
 }
 
-impl<W: Write + Seek> Job<'_, W> {
-    fn write_tensor(
-        &mut self,
-        source: &SourceTensor,
-        decision: &Decision,
-    ) -> Result<Option<TensorError>, Error> {
-        output::check_interrupt()?;
-        self.progress.work_on(&source.name);
-        let failed = output::failed(self.common);
-        match &decision.action {
-            Action::Copy(_) => {
-                let rows = self.model.planes(source, source::rows(source))?;
-                self.writer.write(&source.name, &source::in_file_order(&rows.planes())).map_err(failed)?;
-                self.progress.advance(source.byte_len());
-                Ok(None)
-            }
-            Action::Quantize(search) => {
-                let vectors = match self.importance {
-                    Some(importance) => vectors(importance, source)?,
-                    None => None,
-                };
-                let matrix = self.quantize(source, search, vectors.as_ref())?;
-                let planes = source::in_file_order(&matrix.planes());
-                self.writer.write(&source.name, &planes).map_err(failed)?;
-                let shape = Shape::of(source);
-                let energy = |vectors| energy(&self.weights, &shape, vectors);
-                let weighted = vectors.as_ref().map(|v| (matrix.weighted_squared_error, energy(Some(v))));
-                Ok(Some(TensorError { squared_error: matrix.squared_error, energy: energy(None), weighted }))
-            }
-            Action::Raw => {
-                let bytes = self.model.elements(source, 0..source.element_count())?;
-                self.writer.write(&source.name, &[&bytes]).map_err(failed)?;
-                self.progress.advance(bytes.len() as u64);
-                Ok(None)
-            }
+impl Job<'_> {
+    /// Writes all files, and returns what quantizing did to each tensor.
+    fn run(
+        &self,
+        identity: &Identity,
+        pool: &ThreadPool,
+        warnings: &[String],
+    ) -> Result<Vec<Option<TensorError>>, Error> {
+        let common = self.common;
+        let [window, memory] = self.memory(pool)?;
+        output::check(common, self.files.iter().map(|file| &file.path), self.model.input_files())?;
+        let (mut journal, found) = Journal::open(journal::path(&common.output)).map_err(output::refused)?;
+        let found = self.check_found(found, identity)?;
+        if let Some(found) = &found
+            && found.complete
+            && name_completed(self.files, common)?
+        {
+            journal.remove();
+            let mut errors = Errors::new(self.plan.tensors.len());
+            blocks(self.files).zip(&found.blocks).for_each(|(block, done)| errors.add(&block, done.0.error));
+            return Ok(errors.0);
         }
-    }
-
-    fn quantize(
-        &mut self,
-        source: &SourceTensor,
-        search: &Search,
-        vectors: Option<&Vectors>,
-    ) -> Result<QuantizedMatrix, Error> {
-        let shape = Shape::of(source);
-        let row_bytes = shape.in_features as u64 * source.dtype.bits() / 8;
-        self.model.decode_f32(source, 0..source.element_count(), &mut self.weights)?;
-        let progress = |rows: usize| {
-            self.progress.advance(rows as u64 * row_bytes);
-            !interrupted()
+        let progress = match common.job.quiet {
+            true => Progress::hidden(),
+            false => Progress::of_tensors(blocks(self.files).map(|b| source_bytes(&b, self.plan)).sum()),
         };
-        let refused = |error| {
-            let (file, tensor) = (self.model.file(source).to_path_buf(), source.name.clone());
-            match error {
-                ccq_quantize::Error::Cancelled => Error::Interrupted,
-                ccq_quantize::Error::NonFinite { row, column, value } => {
-                    let position = Position::new(&source.shape, row, column);
-                    Error::NonFinite { file, tensor, position, value }
+        output::show_warnings(warnings, &progress);
+        let mut files = match Files::create(self.files, common, found.is_some()) {
+            Ok(files) => files,
+            Err(error) => {
+                if found.is_none() {
+                    journal.remove();
                 }
-                source => Error::Quantize { file, tensor, source },
+                return Err(error);
             }
         };
-        search.quantize(&self.weights, &shape, vectors, &progress).map_err(refused)
+        // From here on a kill leaves an unfinished job.
+        let done = self.go(identity, found, &mut files, &mut journal, pool, [window, memory], &progress);
+        let named = done.and_then(|errors| {
+            output::check_interrupt()?;
+            files.keep_unfinished(true);
+            files.finish()?;
+            journal.complete().map_err(output::refused)?;
+            files.commit()?;
+            Ok(errors)
+        });
+        match named {
+            Ok(errors) => {
+                progress.finish();
+                journal.remove();
+                Ok(errors)
+            }
+            Err(error) => Err(self.stop(error, files, journal)),
+        }
+    }
+
+    /// The mapped bytes and the memory for blocks.
+    fn memory(&self, pool: &ThreadPool) -> Result<[u64; 2], Error> {
+        let limit = self.common.job.memory();
+        let needs = Needs::new(self.plan, self.files, self.common, pool);
+        if limit < needs.least() {
+            return Err(Error::Memory { limit, needed: needs.least() });
+        }
+        Ok([needs.window, (limit - needs.fixed) / (KEPT + 1) * KEPT])
+    }
+
+    /// What an earlier run left that can be gone on with.
+    fn check_found(&self, found: Option<Found>, identity: &Identity) -> Result<Option<Found>, Error> {
+        let is_left = |file: &FilePlan| output::partial(&file.path).exists();
+        let Some(found) = found else { return Ok(None) };
+        let worth_keeping = !found.blocks.is_empty() && self.files.iter().any(is_left);
+        if !self.common.job.resume && worth_keeping && !self.common.overwrite {
+            return Err(Error::Unfinished { output: self.common.output.clone() });
+        }
+        if !self.common.job.resume || found.blocks.is_empty() {
+            self.remove_others(&found);
+            return Ok(None);
+        }
+        match identity::difference(&found.identity, identity) {
+            None => Ok(Some(found)),
+            Some((what, was, is)) => {
+                Err(Error::OtherJob { output: self.common.output.clone(), what, was, is })
+            }
+        }
+    }
+
+    /// Removes the unfinished files of a job that is not gone on with; those of this one are started anew. Whoever
+    /// has the journal has them, too.
+    fn remove_others(&self, found: &Found) {
+        let count = found.identity.get(FILES).and_then(|count| count.parse().ok()).unwrap_or(0);
+        for path in (0..count).map(|index| shard_path(&self.common.output, index, count)) {
+            if self.files.iter().all(|file| file.path != path) {
+                // What stays does not open as a finished file.
+                drop(std::fs::remove_file(output::partial(&path)));
+            }
+        }
+    }
+
+    /// Takes over what is done and does the rest.
+    #[allow(clippy::too_many_arguments)] // each of them is one
+    fn go(
+        &self,
+        identity: &Identity,
+        found: Option<Found>,
+        files: &mut Files,
+        journal: &mut Journal,
+        pool: &ThreadPool,
+        [window, memory]: [u64; 2],
+        progress: &Progress,
+    ) -> Result<Vec<Option<TensorError>>, Error> {
+        let mut errors = Errors::new(self.plan.tensors.len());
+        let first = match found {
+            None => journal.start(identity).map(|()| 0).map_err(output::refused)?,
+            Some(found) => self.take_over(&found, files, journal, &mut errors, progress)?,
+        };
+        // More blocks than that would not be faster.
+        let budget = Budget::new(memory, pool.current_num_threads() * 4 + 64);
+        let source = Source {
+            model: self.model,
+            plan: self.plan,
+            importance: self.importance.as_ref(),
+            inputs: self.inputs,
+            window,
+            mapped: AtomicU64::new(0),
+            budget: &budget,
+            progress,
+        };
+        let mut write = |block: &Block, done: &Done| {
+            let parts = done.parts();
+            files.write(block, self.name(block), &parts)?;
+            journal.add(&BlockDone { crc: checksum(&parts), error: done.error });
+            errors.add(block, done.error);
+            if journal.is_due() {
+                journal.flush(|| files.sync()).map_err(output::refused)?;
+            }
+            if block.last {
+                progress.done(self.name(block));
+            }
+            Ok(())
+        };
+        pipeline::run(&source, first, blocks(self.files), pool, &mut write)?;
+        Ok(errors.0)
+    }
+
+    /// Takes over the blocks that are in the files as the journal says, and returns the number of the next one.
+    fn take_over(
+        &self,
+        found: &Found,
+        files: &mut Files,
+        journal: &mut Journal,
+        errors: &mut Errors,
+        progress: &Progress,
+    ) -> Result<u64, Error> {
+        let mut count = 0;
+        for (block, (done, _)) in blocks(self.files).zip(&found.blocks) {
+            output::check_interrupt()?;
+            if !files.take_over(&block, self.name(&block), done.crc)? {
+                let name = ccq_cli::printable(self.name(&block));
+                progress.line(&format!("warning: {name}: not as the journal says; going on from there"));
+                break;
+            }
+            errors.add(&block, done.error);
+            progress.skip(source_bytes(&block, self.plan));
+            count += 1;
+        }
+        journal.go_on(found, count).map_err(output::refused)?;
+        Ok(count as u64)
+    }
+
+    /// Ends a job that failed: it can be gone on with, or leaves nothing behind.
+    fn stop(&self, error: Error, mut files: Files, mut journal: Journal) -> Error {
+        if error.can_be_resumed() {
+            // Also what was done since the last flush, if it can be; the error is said in any case.
+            drop(journal.flush(|| files.sync()));
+        }
+        let keep = error.can_be_resumed() && journal.has_blocks();
+        files.keep_unfinished(keep);
+        if keep {
+            return Error::Stopped { source: Box::new(error), command: output::resume_command() };
+        }
+        journal.remove();
+        error
+    }
+
+    fn name(&self, block: &Block) -> &str {
+        match block.item {
+            Item::Tensor(at) => self.plan.tensors.get(at).map_or("", |planned| &planned.source.name),
+            Item::Blob(at) => self.plan.blobs.get(at).map_or("", |blob| &blob.name),
+        }
     }
 }
 
-/// The sum of squares, each times its input feature's importance if there is one; the same for any number of
-/// threads.
-fn energy(weights: &[f32], shape: &Shape, vectors: Option<&Vectors>) -> f64 {
-    let row = |(index, row): (usize, &[f32])| -> f64 {
-        let squares = row.iter().map(|&weight| f64::from(weight) * f64::from(weight));
-        match vectors {
-            None => squares.sum(),
-            Some(vectors) => {
-                let importance = vectors.of(index / shape.rows.max(1));
-                squares.zip(importance).map(|(square, &weight)| square * f64::from(weight)).sum()
-            }
-        }
-    };
-    let rows = weights.par_chunks(shape.in_features.max(1)).enumerate();
-    rows.map(row).collect::<Vec<_>>().iter().sum()
+/// What a job needs of memory.
+pub struct Needs {
+    /// Bytes of the model that may stay mapped.
+    window: u64,
+    /// Whatever is no block, the window included.
+    fixed: u64,
+    /// The largest block.
+    largest: u64,
 }
 
-/// Bytes of memory that the job needs, at most: a tensor's weights and planes, and the front of the file.
-pub fn memory_needed(plan: &Plan<'_>) -> u64 {
-    let of = |(planned, info): (&Planned<'_>, TensorInfo<'_>)| match planned.decision.action {
-        Action::Raw => 0,
-        Action::Copy(_) => info.stored_bytes(),
-        Action::Quantize(_) => {
-            planned.source.element_count().saturating_mul(4).saturating_add(info.stored_bytes())
+impl Needs {
+    /// Of a plan cut into files, on a pool of threads.
+    pub fn new(plan: &Plan<'_>, files: &[FilePlan], common: &Common, pool: &ThreadPool) -> Self {
+        let row = plan.quantized().map(|tensor| tensor.shape.last().copied().unwrap_or(0)).max();
+        let thread = row.unwrap_or(0).saturating_mul(64).saturating_add(PER_THREAD);
+        let window = (common.job.memory() / 8).clamp(WINDOW[0], WINDOW[1]);
+        let (mut largest, mut count) = (0, 0u64);
+        for block in blocks(files) {
+            largest = cost(&block, plan).iter().sum::<u64>().max(largest);
+            count += 1;
         }
-    };
-    let index = plan.layout.index();
-    let payload = index.sections().last().map_or(0, |section| section.offset);
-    plan.tensors.iter().zip(index.tensors()).map(of).max().unwrap_or(0).saturating_add(payload)
+        let noted = if common.job.resume { count.saturating_mul(PER_BLOCK) } else { 0 };
+        let fixed = plan
+            .source_tensors
+            .saturating_mul(PER_TENSOR)
+            .saturating_add(thread.saturating_mul(pool.current_num_threads() as u64))
+            .saturating_add(FIXED + window)
+            .saturating_add(noted);
+        Self { window, fixed, largest }
+    }
+
+    /// The least that `--max-memory` can be.
+    pub fn least(&self) -> u64 {
+        self.fixed.saturating_add(self.largest.saturating_add(self.largest / KEPT))
+    }
+}
+
+/// What quantizing did to each tensor: sums over its blocks, in their order.
+struct Errors(Vec<Option<TensorError>>);
+
+impl Errors {
+    fn new(tensors: usize) -> Self {
+        Self(vec![None; tensors])
+    }
+
+    fn add(&mut self, block: &Block, error: Option<TensorError>) {
+        let Item::Tensor(at) = block.item else { return };
+        let (Some(sum), Some(error)) = (self.0.get_mut(at), error) else { return };
+        *sum = Some(match *sum {
+            None => error,
+            Some(sum) => sum + error,
+        });
+    }
 }
 
 /// A file's length, 0 where it has vanished: it only informs.

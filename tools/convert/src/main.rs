@@ -4,15 +4,29 @@
 //! args -> plan (headers only: every tensor's encoding and reason) -> job (quantizes and writes) -> report
 //!         recipe and policy decide                     search: how       export: the way back
 //!         allocate fills in what a budget decides      dry_run: the plan is the report
+//!         part: some of the tensors                    merge: parts to one model
+//!         split: what goes to which file
 //! ```
+//!
+//! A job goes by blocks (blocks) through threads (pipeline) in bounded memory (memory) to files (files), and notes
+//! what is done (journal) for whoever goes on with it (identity: only if it is the same job).
 
 mod allocate;
 mod args;
+mod blocks;
 mod dry_run;
 mod error;
 mod export;
+mod files;
+mod identity;
 mod job;
+mod journal;
+mod memory;
+mod merge;
+mod options;
 mod output;
+mod part;
+mod pipeline;
 mod plan;
 mod policy;
 mod recipe;
@@ -20,6 +34,7 @@ mod report;
 mod rounding;
 mod search;
 mod source;
+mod split;
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -42,8 +57,11 @@ fn main() -> Exit {
     match run(&common, &task) {
         Ok(()) => Exit::Ok,
         Err(error) => {
-            let prefix = if matches!(error, Error::Interrupted) { "" } else { "error: " };
-            drop(writeln!(io::stderr(), "{prefix}{}", printable(&error.to_string())));
+            let prefix = if error.exit() == Exit::Interrupted { "" } else { "error: " };
+            let text = error.to_string();
+            // Names from files must not forge lines; those of the message are its own.
+            let lines: Vec<_> = text.split('\n').map(printable).collect();
+            drop(writeln!(io::stderr(), "{prefix}{}", lines.join("\n")));
             error.exit()
         }
     }
@@ -54,15 +72,17 @@ fn run(common: &Common, task: &Task) -> Result<(), Error> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(common.threads.unwrap_or(0)).build()?;
     let report = match task {
         Task::Convert(conversion) if conversion.dry_run => {
-            let report = pool.install(|| dry_run::dry_run(common, conversion))?;
+            let report = dry_run::dry_run(common, conversion, &pool)?;
             return show(common.json, Path::new(""), |out, form| match form {
                 Form::Json => report.write_json(out),
                 Form::Table(columns) => report.write_table(out, columns),
             });
         }
-        Task::Convert(conversion) => pool.install(|| job::convert(common, conversion))?,
+        // Its own threads read and write beside those of the pool.
+        Task::Convert(conversion) => job::convert(common, conversion, &pool)?,
         Task::Export { dtype } => pool.install(|| export::export(common, *dtype))?,
         Task::ToFastDeploy => pool.install(|| export::fastdeploy::export(common))?,
+        Task::Merge { parts } => merge::merge(common, parts)?,
     };
     show(common.json, &common.output, |out, form| match form {
         Form::Json => report.write_json(out),

@@ -11,6 +11,7 @@ use ccq_cli::{Progress, interrupted, printable};
 
 use crate::args::Common;
 use crate::error::Error;
+use crate::journal;
 
 /// Warnings about single tensors go to standard error up to this many; the report names them all.
 const WARNINGS_SHOWN: usize = 20;
@@ -36,23 +37,70 @@ pub fn check_input(input: &Path) -> Result<(), Error> {
 /// Creates the unfinished output, none of whose names may be an input's: links are followed.
 ///
 /// # Errors
-/// `OutputIsInput`, `OutputIsFolder`, `NoFolder`, `OutputExists`, `Output`.
+/// Those of [`check`]; `OutputExists`, `Output`.
 pub fn create<P: AsRef<Path>>(common: &Common, inputs: &[P]) -> Result<Output, Error> {
-    let output = &common.output;
-    let mut partial = OsString::from(output);
-    partial.push(".partial");
-    for name in [output.clone(), PathBuf::from(partial)] {
-        for input in inputs.iter().map(AsRef::as_ref) {
-            if same_file::is_same_file(&name, input).unwrap_or(false) {
-                return Err(Error::OutputIsInput { output: name, input: input.into() });
+    check(common, [&common.output], inputs)?;
+    Output::create(&common.output, common.overwrite).map_err(refused)
+}
+
+/// Checks that outputs can be created, none of whose names may be an input's: links are followed.
+///
+/// # Errors
+/// `OutputIsInput`, `OutputIsFolder`, `NoFolder`, `OutputExists`.
+pub fn check<'a, P: AsRef<Path>>(
+    common: &Common,
+    outputs: impl IntoIterator<Item = &'a PathBuf>,
+    inputs: &[P],
+) -> Result<(), Error> {
+    let journal = journal::path(&common.output);
+    for output in outputs {
+        for name in [output.clone(), partial(output), journal.clone()] {
+            for input in inputs.iter().map(AsRef::as_ref) {
+                if same_file::is_same_file(&name, input).unwrap_or(false) {
+                    return Err(Error::OutputIsInput { output: name, input: input.into() });
+                }
             }
         }
+        if output.is_dir() {
+            return Err(Error::OutputIsFolder { output: output.clone() });
+        }
+        check_folder(output)?;
     }
-    if output.is_dir() {
-        return Err(Error::OutputIsFolder { output: output.clone() });
+    Ok(())
+}
+
+/// Checks that no output would have to be replaced that may not be; a job that is gone on with may be done.
+///
+/// # Errors
+/// `OutputExists`.
+pub fn check_new(common: &Common) -> Result<(), Error> {
+    let taken = !common.overwrite && !common.job.resume && common.output.symlink_metadata().is_ok();
+    if taken { Err(Error::OutputExists { output: common.output.clone() }) } else { Ok(()) }
+}
+
+/// `OUTPUT.partial`
+pub fn partial(output: &Path) -> PathBuf {
+    let mut partial = OsString::from(output);
+    partial.push(".partial");
+    partial.into()
+}
+
+/// The command line of this process, with `--resume`, for a shell.
+pub fn resume_command() -> String {
+    let mut args: Vec<_> = std::env::args().map(|arg| quoted(&arg)).collect();
+    if !args.iter().any(|arg| arg == "--resume") {
+        args.push("--resume".into());
     }
-    check_folder(output)?;
-    Output::create(output, common.overwrite).map_err(refused)
+    args.join(" ")
+}
+
+/// An argument as a POSIX shell takes it.
+fn quoted(arg: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_./=:,+@%".contains(c);
+    match !arg.is_empty() && arg.chars().all(plain) {
+        true => arg.into(),
+        false => format!("'{}'", arg.replace('\'', "'\\''")),
+    }
 }
 
 /// Checks that the folder that an output is to lie in exists.
@@ -99,7 +147,7 @@ pub fn check_interrupt() -> Result<(), Error> {
     if interrupted() { Err(Error::Interrupted) } else { Ok(()) }
 }
 
-/// The error of an output that cannot be created or given its name.
+/// The tool's own words for what its options can help with.
 pub fn refused(error: OutputError) -> Error {
     match error {
         OutputError::Exists { path } => Error::OutputExists { output: path },
@@ -128,5 +176,24 @@ impl<W: Write> Write for Interruptible<W> {
 impl<W: Seek> Seek for Interruptible<W> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         self.0.seek(to)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_survive_a_shell() {
+        for (arg, expected) in [
+            ("--keep", "--keep"),
+            ("a b", "'a b'"),
+            ("*.down_proj.weight", "'*.down_proj.weight'"),
+            ("it's", r"'it'\''s'"),
+            ("", "''"),
+            ("path/to/モデル.ccq", "path/to/モデル.ccq"),
+        ] {
+            assert_eq!(quoted(arg), expected);
+        }
     }
 }

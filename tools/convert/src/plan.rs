@@ -1,24 +1,26 @@
-//! The plan: from headers alone, every tensor's encoding, reason and place in the file to be written.
+//! The plan: from headers alone, every tensor's encoding and reason, and what the container is going to hold.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use ccq::Output;
-use ccq::format::{Contents, Layout, TensorSpec, Value};
-use ccq_import::{Blob, Importance, Model, SourceTensor};
+use ccq::format::{Contents, TensorSpec, Value};
+use ccq_import::{Blob, Carried, Importance, Model, SourceTensor};
 
 use crate::allocate::{Outcome, allocate};
 use crate::args::{Common, Conversion};
 use crate::error::Error;
 use crate::output;
+use crate::part::{KEY, PartId};
 use crate::policy::{Action, Decision, Reason};
 use crate::recipe::Recipe;
-use crate::search::{open_importance, vectors};
+use crate::search::{Search, open_importance, vectors};
 use crate::source;
+use crate::split::{self, FilePlan};
 
 /// The program and version that containers name as their producer.
-const PRODUCER: &str = concat!("ccq-convert ", env!("CARGO_PKG_VERSION"));
+pub const PRODUCER: &str = concat!("ccq-convert ", env!("CARGO_PKG_VERSION"));
 
 /// What a job is going to write.
 #[derive(Debug)]
@@ -27,10 +29,15 @@ pub struct Plan<'a> {
     pub tensors: Vec<Planned<'a>>,
     /// Blobs in the order of the file.
     pub blobs: &'a [Blob],
-    /// The recipe as the container has it.
+    /// The recipe as it is stored.
     pub recipe: String,
-    /// Where everything will be.
-    pub layout: Layout,
+    /// How many tensors the model has.
+    pub source_tensors: u64,
+    blob_lens: BTreeMap<String, u64>,
+    /// Metadata of the source files, by the keys it gets.
+    carried: &'a BTreeMap<String, Carried>,
+    /// What makes the output a part, if it is one.
+    part: Option<String>,
 }
 
 /// A tensor of the plan.
@@ -42,11 +49,53 @@ pub struct Planned<'a> {
     pub decision: Decision,
 }
 
+impl Planned<'_> {
+    /// How the tensor is quantized, if it is.
+    pub fn search(&self) -> Option<Search> {
+        match self.decision.action {
+            Action::Quantize(search) => Some(search),
+            Action::Raw | Action::Copy(_) => None,
+        }
+    }
+}
+
 impl Plan<'_> {
     /// The tensors that are going to be quantized.
     pub fn quantized(&self) -> impl Iterator<Item = &SourceTensor> {
-        let coded = |planned: &&Planned<'_>| matches!(planned.decision.action, Action::Quantize(_));
-        self.tensors.iter().filter(coded).map(|planned| planned.source)
+        self.tensors.iter().filter(|planned| planned.search().is_some()).map(|planned| planned.source)
+    }
+
+    /// What the container is going to hold.
+    pub fn contents(&self) -> Contents<'_> {
+        let specs = self.tensors.iter().map(|Planned { source, decision }| TensorSpec {
+            name: source.name.clone(),
+            shape: source.shape.clone(),
+            dtype: source.dtype,
+            encoding: decision.encoding(),
+        });
+        let carried = self.carried.iter().map(|(key, value)| (key.as_str(), value.value()));
+        let own = [
+            ("ccq.producer", Some(PRODUCER)),
+            ("ccq.recipe", Some(&self.recipe)),
+            (KEY, self.part.as_deref()),
+        ];
+        let own = own.into_iter().filter_map(|(key, value)| Some((key, Value::String(value?))));
+        Contents {
+            tensors: specs.collect(),
+            blobs: self.blob_lens.clone(),
+            metadata: carried.chain(own).collect(),
+            shard: None,
+        }
+    }
+
+    /// Leaves one part of what there is to do: some of the tensors; the first has the blobs, too.
+    pub fn keep_part(&mut self, id: &PartId) {
+        crate::part::keep(&mut self.tensors, id.part);
+        if id.part.number != 1 {
+            self.blobs = &[];
+            self.blob_lens.clear();
+        }
+        self.part = Some(id.text());
     }
 
     /// What cannot be done as the recipe asks.
@@ -98,7 +147,7 @@ pub fn prepare<'a>(
         let (chosen, found, said) = allocate(model, &recipe, target, importance.as_ref(), common)?;
         (recipe, outcome, warnings) = (chosen, Some(found), said);
     }
-    let plan = plan(model, &recipe, common)?;
+    let plan = plan(model, &recipe)?;
     source::check(&plan.tensors, common)?;
     if let Some(importance) = &importance {
         for tensor in plan.quantized() {
@@ -113,20 +162,30 @@ pub fn prepare<'a>(
 }
 
 /// Plans the conversion of a model.
-fn plan<'a>(model: &'a Model, recipe: &Recipe, common: &Common) -> Result<Plan<'a>, Error> {
+fn plan<'a>(model: &'a Model, recipe: &Recipe) -> Result<Plan<'a>, Error> {
     let planned = |source| Planned { source, decision: recipe.decide(source) };
-    let tensors: Vec<_> = model.tensors().iter().map(planned).collect();
-    let recipe = recipe.to_toml();
-    let layout = layout(model, &tensors, &recipe, common)?;
-    Ok(Plan { tensors, blobs: model.blobs(), recipe, layout })
+    let mut blob_lens = BTreeMap::new();
+    for blob in model.blobs() {
+        blob_lens.insert(blob.name.clone(), blob.read()?.len() as u64);
+    }
+    Ok(Plan {
+        tensors: model.tensors().iter().map(planned).collect(),
+        blobs: model.blobs(),
+        recipe: recipe.to_toml(),
+        source_tensors: model.tensors().len() as u64,
+        blob_lens,
+        carried: model.metadata(),
+        part: None,
+    })
 }
 
-/// Bytes of the file that a recipe leads to.
+/// Bytes of the file that a recipe leads to, if it is one file.
 ///
 /// # Errors
 /// `Import` for a blob that cannot be read, `Layout`.
 pub fn file_len(model: &Model, recipe: &Recipe, common: &Common) -> Result<u64, Error> {
-    Ok(plan(model, recipe, common)?.layout.index().file_len())
+    let files = split::files(plan(model, recipe)?.contents(), None, &common.output, &common.input)?;
+    Ok(files.iter().map(FilePlan::len).sum())
 }
 
 /// The file that `--write-recipe` names, created before hours of work may come to nothing for want of it.
@@ -146,24 +205,4 @@ impl RecipeFile {
         self.output.file().write_all(recipe.as_bytes()).map_err(failed)?;
         self.output.commit().map_err(output::refused)
     }
-}
-
-/// Where everything will be.
-fn layout(model: &Model, tensors: &[Planned<'_>], recipe: &str, common: &Common) -> Result<Layout, Error> {
-    let specs = tensors.iter().map(|Planned { source, decision }| TensorSpec {
-        name: source.name.clone(),
-        shape: source.shape.clone(),
-        dtype: source.dtype,
-        encoding: decision.encoding(),
-    });
-    let mut blobs = BTreeMap::new();
-    for blob in model.blobs() {
-        blobs.insert(blob.name.clone(), blob.read()?.len() as u64);
-    }
-    let mut metadata: BTreeMap<_, _> =
-        model.metadata().iter().map(|(key, value)| (key.as_str(), value.value())).collect();
-    metadata.insert("ccq.producer", Value::String(PRODUCER));
-    metadata.insert("ccq.recipe", Value::String(recipe));
-    let contents = Contents { tensors: specs.collect(), blobs, metadata, shard: None };
-    Layout::new(contents).map_err(|source| Error::Layout { input: common.input.clone(), source })
 }

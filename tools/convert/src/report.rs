@@ -17,6 +17,8 @@ pub struct Report {
     pub input: String,
     /// The output as it was given.
     pub output: String,
+    /// The files that were written: the output, or all of its shards.
+    pub files: Vec<String>,
     /// Sums.
     pub total: Total,
     /// Tensors in the order of their names.
@@ -68,8 +70,8 @@ pub struct Total {
     pub seconds: f64,
 }
 
-/// Squared error and energy of a tensor that was quantized.
-#[derive(Clone, Copy, Debug)]
+/// Squared error and energy of a tensor that was quantized, or of some of its rows.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TensorError {
     /// Sum of the squared errors of its weights.
     pub squared_error: f64,
@@ -77,6 +79,19 @@ pub struct TensorError {
     pub energy: f64,
     /// The same two sums, each term times its input feature's importance, if that is known.
     pub weighted: Option<(f64, f64)>,
+}
+
+impl std::ops::Add for TensorError {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        let weighted = self.weighted.zip(other.weighted);
+        Self {
+            squared_error: self.squared_error + other.squared_error,
+            energy: self.energy + other.energy,
+            weighted: weighted.map(|(a, b)| (a.0 + b.0, a.1 + b.1)),
+        }
+    }
 }
 
 /// A tensor of the report.
@@ -150,6 +165,7 @@ impl Report {
         Self {
             input: common.input.display().to_string(),
             output: common.output.display().to_string(),
+            files: vec![common.output.display().to_string()],
             total: Total::default(),
             tensors: Vec::new(),
             blobs: Vec::new(),
@@ -251,7 +267,11 @@ impl Report {
     fn write_summary(&self, out: &mut impl Write) -> io::Result<()> {
         let Total { tensors, quantized, bytes_in, bytes_out, bpw, quantized_bpw, seconds, .. } = self.total;
         writeln!(out)?;
-        writeln!(out, "{} -> {}", printable(&self.input), printable(&self.output))?;
+        let output = match self.files.as_slice() {
+            [first, .., last] => format!("{first} to {last}"),
+            _ => self.output.clone(),
+        };
+        writeln!(out, "{} -> {}", printable(&self.input), printable(&output))?;
         let refused = self.tensors.iter().filter(|row| row.reason.starts_with("could not take")).count();
         let refused = match refused {
             0 => String::new(),

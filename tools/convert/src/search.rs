@@ -6,7 +6,7 @@ use ccq::code::Code;
 use ccq_import::{Importance, Model, SourceTensor, Vectors};
 use ccq_quantize::{Method, Options, Quality, QuantizedMatrix, quantize_with};
 
-use crate::error::Error;
+use crate::error::{Error, Position};
 
 /// What a recipe asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,41 +26,22 @@ impl Search {
     }
 
     /// The quantizer's options, without importance.
-    pub fn options(&self) -> Options<'_> {
+    fn options(&self) -> Options<'_> {
         Options::new(self.code).with_quality(self.quality).with_method(self.method)
     }
 
-    /// Quantizes a tensor: matrix by matrix where a stack has a vector for each, otherwise all rows at once.
+    /// Quantizes rows of one matrix.
     ///
     /// # Errors
-    /// Those of the quantizer, with rows counted over the whole tensor.
+    /// Those of the quantizer.
     pub fn quantize(
         &self,
         weights: &[f32],
-        shape: &Shape,
-        vectors: Option<&Vectors>,
+        in_features: usize,
+        importance: Option<&[f32]>,
         progress: &(dyn Fn(usize) -> bool + Sync),
     ) -> Result<QuantizedMatrix, ccq_quantize::Error> {
-        let Shape { experts, rows, in_features } = *shape;
-        let experts = if vectors.is_some_and(|vectors| !vectors.is_shared()) { experts } else { 1 };
-        let stride = weights.len() / experts.max(1);
-        let mut whole: Option<QuantizedMatrix> = None;
-        for (expert, weights) in weights.chunks_exact(stride.max(1)).enumerate() {
-            let importance = vectors.map(|vectors| vectors.of(expert));
-            let options = self.options().with_importance(importance);
-            let part =
-                quantize_with(weights, in_features, &options, progress).map_err(|error| match error {
-                    ccq_quantize::Error::NonFinite { row, column, value } => {
-                        ccq_quantize::Error::NonFinite { row: row + expert * rows, column, value }
-                    }
-                    other => other,
-                })?;
-            match &mut whole {
-                None => whole = Some(part),
-                Some(whole) => append(whole, part),
-            }
-        }
-        whole.ok_or(ccq_quantize::Error::Shape { weights: weights.len(), in_features })
+        quantize_with(weights, in_features, &self.options().with_importance(importance), progress)
     }
 }
 
@@ -68,37 +49,24 @@ impl Search {
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     /// Matrices: 1 unless there are three dimensions.
-    pub experts: usize,
+    pub experts: u64,
     /// Rows of each.
-    pub rows: usize,
+    pub rows: u64,
     /// Weights of a row.
-    pub in_features: usize,
+    pub in_features: u64,
 }
 
 impl Shape {
-    /// The shape of a tensor whose elements fit this machine's memory.
-    pub fn of(tensor: &SourceTensor) -> Self {
-        let size = |dimension: u64| usize::try_from(dimension).unwrap_or(0);
-        let product = |dimensions: &[u64]| dimensions.iter().copied().map(size).product();
-        match tensor.shape.as_slice() {
+    /// The last two dimensions, and the product of those before them.
+    pub fn of(shape: &[u64]) -> Self {
+        match shape {
             [stack @ .., rows, in_features] => {
-                Self { experts: product(stack), rows: size(*rows), in_features: size(*in_features) }
+                Self { experts: stack.iter().product(), rows: *rows, in_features: *in_features }
             }
-            [in_features] => Self { experts: 1, rows: 1, in_features: size(*in_features) },
+            [in_features] => Self { experts: 1, rows: 1, in_features: *in_features },
             [] => Self { experts: 0, rows: 0, in_features: 0 },
         }
     }
-}
-
-/// Adds the rows of the next matrix: every plane is rows after rows.
-fn append(whole: &mut QuantizedMatrix, part: QuantizedMatrix) {
-    whole.rows += part.rows;
-    whole.code_plane.extend(part.code_plane);
-    whole.local_scale.extend(part.local_scale);
-    whole.super_scale.extend(part.super_scale);
-    whole.cluster.extend(part.cluster);
-    whole.squared_error += part.squared_error;
-    whole.weighted_squared_error += part.weighted_squared_error;
 }
 
 /// Opens the importance file and checks it against the model.
@@ -121,6 +89,29 @@ pub fn open_importance(file: Option<&Path>, model: &Model) -> Result<Option<Impo
 /// # Errors
 /// `Importance`.
 pub fn vectors(importance: &Importance, tensor: &SourceTensor) -> Result<Option<Vectors>, Error> {
-    let Shape { experts, in_features, .. } = Shape::of(tensor);
-    Ok(importance.get(&tensor.name, experts, in_features)?)
+    let Shape { experts, in_features, .. } = Shape::of(&tensor.shape);
+    Ok(importance.get(&tensor.name, size(experts), size(in_features))?)
+}
+
+/// The quantizer's error, with what it is about; `row_of` knows where a row is in the tensor.
+pub fn refused(
+    error: ccq_quantize::Error,
+    model: &Model,
+    tensor: &SourceTensor,
+    row_of: impl Fn(usize) -> u64,
+) -> Error {
+    let (file, name) = (model.file(tensor).to_path_buf(), tensor.name.clone());
+    match error {
+        ccq_quantize::Error::Cancelled => Error::Interrupted,
+        ccq_quantize::Error::NonFinite { row, column, value } => {
+            let position = Position::new(&tensor.shape, row_of(row), column as u64);
+            Error::NonFinite { file, tensor: name, position, value }
+        }
+        source => Error::Quantize { file, tensor: name, source },
+    }
+}
+
+/// A count of things in memory; what is larger than this machine's memory is in none of its files.
+pub fn size(count: u64) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
 }

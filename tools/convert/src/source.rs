@@ -1,9 +1,6 @@
 //! What depends on how the source holds a tensor: as weights, as codes, or as another format's blocks.
 
-use std::ops::Range;
-
-use ccq::codec::Planes;
-use ccq_import::{Model, SourceTensor, Transpose};
+use ccq_import::{Model, Transpose};
 
 use crate::args::Common;
 use crate::error::Error;
@@ -12,7 +9,7 @@ use crate::policy::Action;
 use crate::recipe::Names;
 
 /// How the source is to be read.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Reading {
     /// Names of matrices that are stored the other way round, besides those that the model's type tells.
     pub transpose: Names,
@@ -68,16 +65,4 @@ pub fn check_transposed(model: &Model, common: &Common) -> Result<(), Error> {
             example: model.tensors().first().map(|tensor| tensor.name.clone()).unwrap_or_default(),
         }),
     }
-}
-
-/// All rows of a tensor.
-pub fn rows(source: &SourceTensor) -> Range<u64> {
-    let (_, leading) = source.shape.split_last().unwrap_or((&0, &[]));
-    0..leading.iter().product()
-}
-
-/// Planes as a file has them one after the other: the layout has none where the code has none.
-pub fn in_file_order<'a>(planes: &Planes<'a>) -> Vec<&'a [u8]> {
-    let all = [planes.code, planes.local_scale, planes.super_scale, planes.cluster];
-    all.into_iter().filter(|plane| !plane.is_empty()).collect()
 }

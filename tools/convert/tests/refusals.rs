@@ -61,6 +61,7 @@ fn outputs() {
     write(&model, &[matrix("a.weight", 8, 64)]);
     fs::write(&out, "precious").unwrap();
     run([&model, &out]).failed(1, &["out.ccq: exists", "--overwrite"]);
+    assert_eq!(folder.names(), ["m.safetensors", "out.ccq"]);
     assert_eq!(fs::read(&out).unwrap(), b"precious");
     run([model.as_os_str(), out.as_os_str(), "--overwrite".as_ref()]).ok();
     Container::open(&out).unwrap().verify().unwrap();

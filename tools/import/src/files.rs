@@ -26,6 +26,27 @@ pub(crate) fn map(path: &Path) -> Result<Mmap, Error> {
     unsafe { Mmap::map(&file) }.map_err(io_error(path))
 }
 
+/// Asks the system to read a part of a map soon.
+pub(crate) fn prefetch(map: &Mmap, range: Range<usize>) {
+    // It only makes things faster; where the system refuses, they are not.
+    #[cfg(unix)]
+    drop(map.advise_range(memmap2::Advice::WillNeed, range.start, range.len()));
+    #[cfg(not(unix))]
+    drop((map, range));
+}
+
+/// Lets go of the memory that pages of a map take; reading them again takes them from the file.
+#[allow(unsafe_code)]
+pub(crate) fn release(map: &Mmap) {
+    // Nothing is lost where the system refuses, or has no such call.
+    #[cfg(unix)]
+    // SAFETY: `map` made this map, shared and read-only, so a page that is dropped comes back with the bytes of
+    // the file, and slices of the map stay valid.
+    let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+    #[cfg(not(unix))]
+    let _ = map;
+}
+
 /// Reads a file of at most [`MAX_WHOLE_FILE`] bytes.
 pub(crate) fn read_whole(path: &Path, what: &'static str) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();

@@ -1,6 +1,7 @@
 //! A source model: one file, or several behind an index.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -14,7 +15,7 @@ use crate::folder::{self, Blob};
 use crate::gguf;
 use crate::header::{self, Contents};
 use crate::index::{self, Index};
-use crate::tensor::{Piece, SourceTensor};
+use crate::tensor::{Piece, SourceTensor, Storage};
 use crate::transpose::{TRANSPOSED, Transpose};
 
 /// The file that says how a folder's weights are stored.
@@ -101,6 +102,29 @@ impl Model {
     pub fn tensor(&self, name: &str) -> Option<&SourceTensor> {
         let found = self.tensors.binary_search_by(|tensor| tensor.name.as_str().cmp(name)).ok()?;
         self.tensors.get(found)
+    }
+
+    /// Asks the system to read a range of the tensor's elements soon, without waiting for them. It does so where
+    /// the file has the elements as they are.
+    pub fn prefetch(&self, tensor: &SourceTensor, elements: Range<u64>) {
+        let Storage::Plain(piece) = &tensor.storage else { return };
+        if tensor.transposed {
+            return;
+        }
+        let byte = |element: u64| {
+            let within = usize::try_from(element.checked_mul(tensor.dtype.bits())? / 8).ok()?;
+            piece.range.start.checked_add(within)
+        };
+        let range = byte(elements.start).zip(byte(elements.end));
+        if let (Some(map), Some((start, end))) = (self.maps.get(piece.file), range) {
+            files::prefetch(map, start..end.min(piece.range.end));
+        }
+    }
+
+    /// Lets go of the memory that holds what was read of the files so far. It is of use while a model larger than
+    /// memory is read from one end to the other: otherwise pages stay until the system needs them.
+    pub fn release(&self) {
+        self.maps.iter().for_each(files::release);
     }
 
     /// The file that the tensor is in.

@@ -2,19 +2,19 @@
 
 use ccq_cli::{Progress, interrupted};
 use ccq_import::{Importance, Model, SourceTensor, Vectors};
-use ccq_quantize::{ErrorStats, Quality, quantize_with};
+use ccq_quantize::{ErrorStats, Quality};
 use rayon::prelude::*;
 
 use super::Free;
-use crate::error::{Error, Position};
+use crate::error::Error;
 use crate::recipe::How;
-use crate::search::{Search, Shape, vectors};
+use crate::search::{Search, Shape, refused, size, vectors};
 
 /// Weights of a tensor that are measured, about, in whole rows, unless all of them are. That is all of a small
 /// matrix, where a few rows with outliers may make up much of the error.
-const SAMPLE: usize = 1 << 19;
+const SAMPLE: u64 = 1 << 19;
 /// Weights that are measured at a time, about.
-const BLOCK: usize = 1 << 20;
+const BLOCK: u64 = 1 << 20;
 
 /// Fills in the errors and the weight of every free tensor.
 ///
@@ -76,9 +76,9 @@ impl Measured {
             How::Raw | How::Choose { .. } => Ok(0.0),
         };
         let errors = free.options.iter().map(error).collect::<Result<_, _>>()?;
-        let shape = Shape::of(tensor);
+        let shape = Shape::of(&tensor.shape);
         let weight = vectors.map(|vectors| {
-            let of_row = |expert| vectors.of(expert).iter().map(|&h| f64::from(h)).sum::<f64>();
+            let of_row = |expert| vectors.of(size(expert)).iter().map(|&h| f64::from(h)).sum::<f64>();
             (0..shape.experts).map(|expert| of_row(expert) * shape.rows as f64).sum()
         });
         Ok(Self { errors, weight })
@@ -94,15 +94,15 @@ struct Sample {
 
 impl Sample {
     fn new(tensor: &SourceTensor, all: bool) -> Self {
-        let Shape { experts, rows, in_features } = Shape::of(tensor);
+        let Shape { experts, rows, in_features } = Shape::of(&tensor.shape);
         let count = if all { rows } else { (SAMPLE / (experts * in_features).max(1)).clamp(1, rows.max(1)) };
-        let of = |expert: usize| {
+        let of = |expert: u64| {
             (0..count).map(move |part| {
                 // A row from each of `count` equal parts, never the same place in all of them: rows of a head or
                 // of an interleaved layout repeat at regular distances.
                 let (start, end) = (part * rows / count, (part + 1) * rows / count);
                 let row = start + scattered(part + expert * count) % (end - start).max(1);
-                (expert * rows + row) as u64
+                expert * rows + row
             })
         };
         let rows = (0..experts).flat_map(of).collect();
@@ -119,20 +119,23 @@ impl Sample {
     ) -> Result<f64, Error> {
         let width = self.shape.in_features.max(1);
         let of_each = vectors.is_some_and(|vectors| !vectors.is_shared());
-        let matrix = if of_each { self.shape.rows } else { self.rows.len() };
+        let matrix = if of_each { size(self.shape.rows) } else { self.rows.len() };
         let (mut error, mut energy) = (0.0, 0.0);
         let mut weights = Vec::new();
         for (expert, rows) in self.rows.chunks(matrix.max(1)).enumerate() {
             let importance = vectors.map(|vectors| vectors.of(expert));
-            for block in rows.chunks((BLOCK / width).max(1)) {
+            for block in rows.chunks(size((BLOCK / width).max(1))) {
                 read(model, tensor, block, width, &mut weights)?;
-                let options = search.options().with_importance(importance);
-                let matrix = quantize_with(&weights, width, &options, &|_| !interrupted())
-                    .map_err(|error| refused(error, model, tensor, block))?;
+                let row_of = |row: usize| block.get(row).copied().unwrap_or(0);
+                let matrix = search
+                    .quantize(&weights, size(width), importance, &|_| !interrupted())
+                    .map_err(|error| refused(error, model, tensor, row_of))?;
                 error += matrix.weighted_squared_error;
                 energy += match importance {
-                    None => ErrorStats::of_rows(&weights, &weights, width),
-                    Some(importance) => ErrorStats::of_rows_weighted(&weights, &weights, width, importance),
+                    None => ErrorStats::of_rows(&weights, &weights, size(width)),
+                    Some(importance) => {
+                        ErrorStats::of_rows_weighted(&weights, &weights, size(width), importance)
+                    }
                 }
                 .energy;
             }
@@ -145,10 +148,9 @@ fn read(
     model: &Model,
     tensor: &SourceTensor,
     rows: &[u64],
-    width: usize,
+    width: u64,
     weights: &mut Vec<f32>,
 ) -> Result<(), Error> {
-    let width = width as u64;
     let mut row_weights = Vec::new();
     weights.clear();
     for &row in rows {
@@ -158,28 +160,10 @@ fn read(
     Ok(())
 }
 
-/// The quantizer's error, with the row's place in the tensor.
-fn refused(error: ccq_quantize::Error, model: &Model, tensor: &SourceTensor, rows: &[u64]) -> Error {
-    let (file, name) = (model.file(tensor).to_path_buf(), tensor.name.clone());
-    match error {
-        ccq_quantize::Error::Cancelled => Error::Interrupted,
-        ccq_quantize::Error::NonFinite { row, column, value } => {
-            let row = rows.get(row).and_then(|&row| usize::try_from(row).ok()).unwrap_or(row);
-            Error::NonFinite {
-                file,
-                tensor: name,
-                position: Position::new(&tensor.shape, row, column),
-                value,
-            }
-        }
-        source => Error::Quantize { file, tensor: name, source },
-    }
-}
-
 /// A number that looks random and is the same every time (the finalizer of SplitMix64).
-fn scattered(number: usize) -> usize {
-    let mut x = (number as u64).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+fn scattered(number: u64) -> u64 {
+    let mut x = number.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    (x ^ (x >> 31)) as u32 as usize
+    x ^ (x >> 31)
 }

@@ -15,11 +15,11 @@ use std::time::Instant;
 use ccq::code::{Cluster, Code, Family};
 use ccq::codec::{ClusterParams, Matrix};
 use ccq::format::Dtype;
-use ccq::{Container, OutputError, Tensor};
+use ccq::{OutputError, Set, Tensor};
 use ccq_cli::Progress;
 use ccq_import::columns_to_rows;
 
-use super::{Header, check_whole, metadata_texts, verify, write_failed, write_header};
+use super::{Header, metadata_texts, open, transposed, verify, write_failed, write_header};
 use crate::args::Common;
 use crate::error::Error;
 use crate::job::file_len;
@@ -80,22 +80,23 @@ impl fmt::Display for Unfit {
 /// Any [`Error`]; nothing is left behind then.
 pub fn export(common: &Common) -> Result<Report, Error> {
     let start = Instant::now();
-    let invalid = |source| Error::Container { file: common.input.clone(), source };
     check_input(&common.input)?;
-    let container = Container::open(&common.input).map_err(invalid)?;
-    check_whole(&container, common)?;
-    let transposed = ccq_import::transposed(container.index().metadata());
-    for tensor in container.tensors() {
+    let set = open(common)?;
+    let transposed = transposed(&set);
+    for tensor in set.tensors() {
         check(&tensor, &transposed).map_err(|why| unfit(common, &tensor, why))?;
     }
     let folder = Folder::create(&common.output)?;
     let mut report = Report::new(common);
-    report.warnings.extend(no_config(&container));
-    let progress = Progress::new(container.index().file_len().saturating_mul(2));
+    report.warnings.extend(no_config(&set));
+    let progress = match common.job.quiet {
+        true => Progress::hidden(),
+        false => Progress::new(set.file_len().saturating_mul(2)),
+    };
     output::show_warnings(&report.warnings, &progress);
-    verify(&container, &progress, &invalid)?;
+    set.files().try_for_each(|(file, container)| verify(file, container, &progress))?;
 
-    let parts = plan(&container, common)?;
+    let parts = plan(&set, common)?;
     let failed = write_failed(common);
     let file = File::create_new(folder.partial.join(WEIGHTS)).map_err(&failed)?;
     let mut sink = BufWriter::new(Interruptible(&file));
@@ -105,7 +106,7 @@ pub fn export(common: &Common) -> Result<Report, Error> {
         shape: part.shape.clone(),
         len: part.len(),
     });
-    write_header(&mut sink, metadata_texts(&container), headers).map_err(&failed)?;
+    write_header(&mut sink, metadata_texts(&set), headers).map_err(&failed)?;
     for part in &parts {
         check_interrupt()?;
         progress.work_on(&part.name);
@@ -115,7 +116,7 @@ pub fn export(common: &Common) -> Result<Report, Error> {
     sink.flush().map_err(&failed)?;
     drop(sink);
     file.sync_all().map_err(&failed)?;
-    for (name, bytes) in container.blobs() {
+    for (name, bytes) in set.blobs() {
         if !is_file_name(name) || name == WEIGHTS {
             report.left_out.push(name.into());
             continue;
@@ -124,12 +125,12 @@ pub fn export(common: &Common) -> Result<Report, Error> {
         file.write_all(bytes).and_then(|()| file.sync_all()).map_err(&failed)?;
         report.blobs.push(name.into());
     }
-    report.total.bytes_in = file_len(&common.input);
+    report.total.bytes_in = set.file_len();
     report.total.bytes_out = file_len(&folder.partial.join(WEIGHTS));
     check_interrupt()?;
     folder.commit()?;
     progress.finish();
-    for tensor in container.tensors() {
+    for tensor in set.tensors() {
         let info = tensor.info();
         let reason = match tensor.matrix().map(|matrix| matrix.code().cluster()) {
             None => "as it was",
@@ -147,9 +148,8 @@ fn unfit(common: &Common, tensor: &Tensor<'_>, why: Unfit) -> Error {
 }
 
 /// Without a word in config.json, FastDeploy takes the weights for something else.
-fn no_config(container: &Container<'_>) -> Option<String> {
-    let config =
-        container.blob(CONFIG).and_then(|text| serde_json::from_slice::<serde_json::Value>(text).ok());
+fn no_config(set: &Set) -> Option<String> {
+    let config = set.blob(CONFIG).and_then(|text| serde_json::from_slice::<serde_json::Value>(text).ok());
     match config.is_some_and(|config| config.get("quantization_config").is_some()) {
         true => None,
         false => Some(format!(
@@ -234,14 +234,14 @@ impl Part<'_> {
 }
 
 /// Every tensor to be written: wide elements first, so that all are aligned, then by name.
-fn plan<'a>(container: &'a Container<'_>, common: &Common) -> Result<Vec<Part<'a>>, Error> {
+fn plan<'a>(set: &'a Set, common: &Common) -> Result<Vec<Part<'a>>, Error> {
     let mut parts = Vec::new();
-    for tensor in container.tensors() {
+    for tensor in set.tensors() {
         let info = tensor.info();
         match (tensor.matrix(), base(info.name())) {
             (Some(matrix), Some(base)) => {
                 let layer = layer(&tensor, &matrix, base).map_err(|why| unfit(common, &tensor, why))?;
-                let taken = layer.iter().find(|part| container.tensor(&part.name).is_some());
+                let taken = layer.iter().find(|part| set.tensor(&part.name).is_some());
                 if let Some(part) = taken {
                     return Err(unfit(common, &tensor, Unfit::Taken(part.name.clone())));
                 }

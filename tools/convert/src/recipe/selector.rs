@@ -90,7 +90,7 @@ impl fmt::Display for Selector {
 }
 
 /// Names and patterns, where `*` stands for any characters and `?` for one.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Names {
     texts: Vec<String>,
     /// Those without a wildcard: a recipe may name every tensor of a model.
