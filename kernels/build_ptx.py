@@ -26,7 +26,7 @@ PACKAGES = [
     "nvidia-cuda-runtime==13.0.96",
     "nvidia-cuda-cccl==13.3.5.0.6",
 ]
-KERNELS = ["dequantize", "squared_error", "gemv"]
+KERNELS = ["dequantize", "squared_error", "gemv", "moe_gemv"]
 PTX_VERSION = "7.0"
 # Architectures on which registers and spills are counted.
 ASSEMBLED_FOR = ["sm_80", "sm_90"]

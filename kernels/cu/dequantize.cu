@@ -76,7 +76,7 @@ __device__ __forceinline__ void dequantize(const DequantizeArgs& args) {
 }
 
 #define CCQ_DEQUANTIZE(SUFFIX, CODE, TYPE, OUT) \
-    CCQ_KERNEL(dequantize_##SUFFIX##_##TYPE, DequantizeArgs, dequantize<CODE, OUT>)
+    CCQ_KERNEL(dequantize_##SUFFIX##_##TYPE, DequantizeArgs, 6, dequantize<CODE, OUT>)
 
 CCQ_FOR_CODES(CCQ_DEQUANTIZE, f32, ToF32)
 CCQ_FOR_CODES(CCQ_DEQUANTIZE, f16, ToF16)

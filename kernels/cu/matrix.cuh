@@ -86,9 +86,11 @@ struct General {
     static __device__ u32 shift(const Matrix& m, u32 state) { return m.shift[state]; }
 };
 
-// Defines one kernel for every code: CCQ_FOR_CODES(X, ...) expands X(suffix, Code, ...).
-#define CCQ_FOR_CODES(X, ...)                                                                \
+// Defines one kernel for every named code: CCQ_FOR_NAMED(X, ...) expands X(suffix, Code, ...).
+#define CCQ_FOR_NAMED(X, ...)                                                                \
     X(ccq275, Ccq275, __VA_ARGS__) X(ccq25, Ccq25, __VA_ARGS__)                              \
     X(ccq206_q8, Ccq206Q8, __VA_ARGS__) X(ccq206_f32, Ccq206F32, __VA_ARGS__)                \
-    X(int2, Int2, __VA_ARGS__) X(wint4, Wint4, __VA_ARGS__) X(wint8, Wint8, __VA_ARGS__)     \
-    X(general, General, __VA_ARGS__)
+    X(int2, Int2, __VA_ARGS__) X(wint4, Wint4, __VA_ARGS__) X(wint8, Wint8, __VA_ARGS__)
+
+// The same, and one for all other codes.
+#define CCQ_FOR_CODES(X, ...) CCQ_FOR_NAMED(X, __VA_ARGS__) X(general, General, __VA_ARGS__)

@@ -14,12 +14,13 @@ using u64 = unsigned long long;
 #include "../sim/shim.hpp"
 #else
 
-// Declares NAME as this block's dynamic shared memory.
-#define CCQ_SHARED(NAME) extern __shared__ float NAME[]
+// Declares NAME as this block's dynamic shared memory, 16-byte aligned.
+#define CCQ_SHARED(NAME) extern __shared__ __align__(16) float NAME[]
 
 // An entry point: kernel NAME with one parameter, an ARGS by value, that runs the device function behind it.
-#define CCQ_KERNEL(NAME, ARGS, ...)                                                          \
-    extern "C" __global__ void __launch_bounds__(128, 6) NAME(const ARGS args) { __VA_ARGS__(args); }
+// BLOCKS of them are to fit a multiprocessor, as far as registers go.
+#define CCQ_KERNEL(NAME, ARGS, BLOCKS, ...)                                                  \
+    extern "C" __global__ void __launch_bounds__(128, BLOCKS) NAME(const ARGS args) { __VA_ARGS__(args); }
 
 // Two floats rounded to nearest even, `low` in the low half; NaN becomes 0x7FFF.
 __device__ __forceinline__ u32 pack_f16(float low, float high) {
@@ -47,10 +48,64 @@ __device__ __forceinline__ T shuffle_down(T value, u32 distance) {
     return __shfl_down_sync(0xFFFFFFFFu, value, distance);
 }
 
+// a b + c of two f16, each rounded once; subnormal values are kept.
+__device__ __forceinline__ u32 fma2_f16(u32 a, u32 b, u32 c) {
+    u32 d;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+
+// a b + c of two bf16, each rounded once; subnormal values are kept.
+__device__ __forceinline__ u32 fma2_bf16(u32 a, u32 b, u32 c) {
+    u32 d;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+
+// d += A B for the whole warp: A 16 x 16, row-major; B 16 x 8, column-major; d 16 x 8 in f32.
+// Lane 4 g + c has A's columns 2c, 2c+1 of row g, of row g + 8, then the same rows' columns 2c+8, 2c+9; of B's
+// column g the rows 2c, 2c+1, then 2c+8, 2c+9; and d's columns 2c, 2c+1 of row g, then of row g + 8.
+__device__ __forceinline__ void mma_f16(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+__device__ __forceinline__ void mma_bf16(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// Starts a copy of 16 bytes from global to shared memory, or of 16 zeros where `valid` is false; nothing is read
+// then, but the address has to be one of global memory.
+__device__ __forceinline__ void copy_async(void* shared, const void* global, bool valid) {
+    const u32 to = static_cast<u32>(__cvta_generic_to_shared(shared));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(valid ? 16 : 0)
+                 : "memory");
+}
+
+// Closes the group of copies that this lane started since the last one.
+__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Waits until at most PENDING of this lane's latest groups are still on their way.
+template <u32 PENDING>
+__device__ __forceinline__ void wait_copies() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
+
+// The low 32 bits of high:low, shifted right by 0 to 31.
+__device__ __forceinline__ u32 funnel_right(u32 low, u32 high, u32 shift) {
+    return __funnelshift_r(low, high, shift);
+}
+
+// Whether `value` is true for every lane of the warp.
+__device__ __forceinline__ bool all_lanes(bool value) { return __all_sync(0xFFFFFFFFu, value) != 0; }
+
 #endif
 
 constexpr u32 WARP = 32;   // lanes of a warp
-constexpr u32 WARPS = 4;   // warps of a block; they never wait for each other
+constexpr u32 WARPS = 4;   // warps of a block
 
 __device__ __forceinline__ u32 lane_index() { return threadIdx.x % WARP; }
 

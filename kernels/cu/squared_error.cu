@@ -93,7 +93,7 @@ __device__ __forceinline__ void squared_error(const SquaredErrorArgs& args) {
 }
 
 #define CCQ_SQUARED_ERROR(SUFFIX, CODE, TYPE, FROM) \
-    CCQ_KERNEL(squared_error_##SUFFIX##_##TYPE, SquaredErrorArgs, squared_error<CODE, FROM>)
+    CCQ_KERNEL(squared_error_##SUFFIX##_##TYPE, SquaredErrorArgs, 6, squared_error<CODE, FROM>)
 
 CCQ_FOR_CODES(CCQ_SQUARED_ERROR, f32, FromF32)
 CCQ_FOR_CODES(CCQ_SQUARED_ERROR, f16, FromF16)

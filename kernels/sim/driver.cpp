@@ -17,6 +17,7 @@
 #ifndef CCQ_NO_KERNELS
 #include "../cu/dequantize.cu"
 #include "../cu/gemv.cu"
+#include "../cu/moe_gemv.cu"
 #include "../cu/squared_error.cu"
 #endif
 

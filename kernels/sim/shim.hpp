@@ -1,10 +1,11 @@
 // Runs kernels on a CPU: the threads of a block are fibers of one thread, which take turns.
 //
-// A fiber runs until it reaches a barrier of its warp (__syncwarp, or a shuffle) or returns; when every live
-// fiber of the warp has reached one, they go on. Blocks run one after the other, each with shared memory that
-// was filled with NaN, so that reading what no one wrote shows. Lanes take turns in rising or in falling order,
-// as the launch says: results that differ between the two reveal a missing barrier. Races that both orders hide
-// stay hidden.
+// A fiber runs until it reaches a barrier of its warp (__syncwarp, a shuffle, a vote, a matrix instruction) or of its
+// block (__syncthreads), or returns; when every live fiber of the warp, or of the block, has reached one, they go
+// on. Blocks run one after the other, each with shared memory that was filled with NaN, so that reading what no
+// one wrote shows. Lanes and warps take turns in rising or in falling order, as the launch says: results that
+// differ between the two reveal a missing barrier. Races that both orders hide stay hidden. Asynchronous copies
+// arrive when they are waited for and not before.
 //
 // Fibers get their stacks from makecontext, once a thread, and switch with setjmp, which asks nothing of the
 // system; they outlive a launch and run the next block's body when it is their turn again.
@@ -25,13 +26,16 @@
 #define __device__
 #define __forceinline__ inline
 #define CCQ_SHARED(NAME) float* NAME = sim::shared_memory()
-#define CCQ_KERNEL(NAME, ARGS, ...)                                             \
+#define CCQ_KERNEL(NAME, ARGS, BLOCKS, ...)                                     \
     extern "C" void NAME(const ARGS* args, const sim::Launch* launch) {         \
         sim::run(*launch, [args] { __VA_ARGS__(*args); });                      \
     }
 
 struct Index {
     u32 x;
+};
+struct uint2 {
+    u32 x, y;
 };
 struct uint4 {
     u32 x, y, z, w;
@@ -50,11 +54,29 @@ struct Launch {
 constexpr u32 LANES = 32;
 constexpr size_t STACK = 64 << 10;
 
+// An asynchronous copy of 16 bytes that was started, zeros where there is no source.
+struct Copy {
+    void* to;
+    const void* from;
+    u32 group;
+};
+
+// What a lane brings to a matrix instruction.
+struct Fragments {
+    float a[8];
+    float b[4];
+};
+
+enum class State { RUNNING, AT_BLOCK_BARRIER, DONE };
+
 struct Fiber {
     jmp_buf resume;
     std::unique_ptr<char[]> stack;  // none before the fiber first runs
-    bool done = false;
+    State state = State::RUNNING;
     u64 slot = 0;  // the value this lane offers in a shuffle
+    Fragments fragments;
+    std::vector<Copy> copies;
+    u32 group = 0;  // of the copies started next
 };
 
 inline thread_local std::vector<Fiber> fibers;
@@ -64,7 +86,11 @@ inline thread_local const std::function<void()>* body;
 inline thread_local u32 current;
 inline thread_local Index thread, block;
 
-inline float* shared_memory() { return shared.data(); }
+// 16-byte aligned, as the GPU's is.
+inline float* shared_memory() {
+    const auto address = reinterpret_cast<std::uintptr_t>(shared.data());
+    return shared.data() + (address + 15) / 16 * 4 - address / 4;
+}
 
 // Back to the scheduler, until it is this fiber's turn again.
 __attribute__((noinline)) inline void leave(Fiber& fiber) {
@@ -74,10 +100,21 @@ __attribute__((noinline)) inline void leave(Fiber& fiber) {
 // A barrier of the current warp.
 inline void wait() { leave(fibers[current]); }
 
+// A barrier of the block.
+inline void wait_block() {
+    fibers[current].state = State::AT_BLOCK_BARRIER;
+    wait();
+}
+
+[[noreturn]] inline void fail(const char* what) {
+    std::fprintf(stderr, "%s\n", what);
+    std::abort();
+}
+
 inline void fiber_main() {
     for (;;) {
         (*body)();
-        fibers[current].done = true;
+        fibers[current].state = State::DONE;
         leave(fibers[current]);
     }
 }
@@ -96,26 +133,46 @@ __attribute__((noinline)) inline void enter(Fiber& fiber) {
     setcontext(&context);
 }
 
-// Lets every live lane of a warp run to its next barrier or its end; whether one is still alive.
+// Lets every running lane of a warp run to its next barrier or its end; whether one is still running.
 inline bool step_warp(u32 first, u32 lanes, bool falling) {
-    bool alive = false;
+    u32 running = 0, stopped = 0;
     for (u32 i = 0; i < lanes; ++i) {
         current = first + (falling ? lanes - 1 - i : i);
-        if (fibers[current].done) continue;
+        if (fibers[current].state != State::RUNNING) continue;
         thread.x = current;
         enter(fibers[current]);
-        alive |= !fibers[current].done;
+        running += fibers[current].state == State::RUNNING;
+        stopped += fibers[current].state == State::AT_BLOCK_BARRIER;
     }
-    return alive;
+    if (running > 0 && stopped > 0) fail("the lanes of a warp wait at different barriers");
+    return running > 0;
+}
+
+// Lets every warp run to the next barrier of the block, or to its end; whether one is at the barrier.
+inline bool step_block(const Launch& launch) {
+    const u32 warps = (launch.threads + LANES - 1) / LANES;
+    const bool falling = launch.falling != 0;
+    for (u32 w = 0; w < warps; ++w) {
+        const u32 first = (falling ? warps - 1 - w : w) * LANES;
+        while (step_warp(first, launch.threads - first < LANES ? launch.threads - first : LANES, falling)) {
+        }
+    }
+    bool waiting = false;
+    for (u32 t = 0; t < launch.threads; ++t) {
+        if (fibers[t].state != State::AT_BLOCK_BARRIER) continue;
+        fibers[t].state = State::RUNNING;
+        waiting = true;
+    }
+    return waiting;
 }
 
 inline void run_block(const Launch& launch) {
-    for (u32 t = 0; t < launch.threads; ++t) fibers[t].done = false;
+    for (u32 t = 0; t < launch.threads; ++t) fibers[t].state = State::RUNNING;
     std::memset(shared.data(), 0xFF, shared.size() * sizeof(float));
-    for (u32 first = 0; first < launch.threads; first += LANES) {
-        const u32 lanes = launch.threads - first < LANES ? launch.threads - first : LANES;
-        while (step_warp(first, lanes, launch.falling != 0)) {
-        }
+    while (step_block(launch)) {
+    }
+    for (u32 t = 0; t < launch.threads; ++t) {
+        if (!fibers[t].copies.empty()) fail("a kernel ended before its asynchronous copies");
     }
 }
 
@@ -138,13 +195,11 @@ inline void run(const Launch& launch, const std::function<void()>& kernel) {
     body = &kernel;
     for (block.x = 0; block.x < launch.blocks; ++block.x) {
         run_block(launch);
-        for (size_t i = launch.shared_bytes / sizeof(float); i < shared.size(); ++i) {
+        const float* end = shared_memory() + launch.shared_bytes / sizeof(float);
+        for (; end < shared.data() + shared.size(); ++end) {
             u32 bits;
-            std::memcpy(&bits, &shared[i], sizeof(bits));
-            if (bits != 0xFFFFFFFFu) {
-                std::fprintf(stderr, "a kernel wrote %zu floats beyond its shared memory\n", i);
-                std::abort();
-            }
+            std::memcpy(&bits, end, sizeof(bits));
+            if (bits != 0xFFFFFFFFu) fail("a kernel wrote beyond its shared memory");
         }
     }
 }
@@ -155,6 +210,7 @@ inline void run(const Launch& launch, const std::function<void()>& kernel) {
 #define blockIdx (sim::block)
 
 inline void __syncwarp() { sim::wait(); }
+inline void __syncthreads() { sim::wait_block(); }
 
 template <class T>
 T shuffle_down(T value, u32 distance) {
@@ -164,11 +220,41 @@ T shuffle_down(T value, u32 distance) {
 
 template <class T>
 T __ldg(const T* address) {
-    if (reinterpret_cast<std::uintptr_t>(address) % sizeof(T) != 0) {
-        std::fprintf(stderr, "a load of %zu bytes from a misaligned address\n", sizeof(T));
-        std::abort();
-    }
+    if (reinterpret_cast<std::uintptr_t>(address) % sizeof(T) != 0) sim::fail("a load from a misaligned address");
     return *address;
+}
+
+inline bool all_lanes(bool value) {
+    u32 votes = value;
+    for (u32 lane = 0; lane < sim::LANES; ++lane) {
+        votes &= sim::exchange<u32>(value, sim::current / sim::LANES * sim::LANES + lane);
+    }
+    return votes != 0;
+}
+
+inline void copy_async(void* shared, const void* global, bool valid) {
+    if ((reinterpret_cast<std::uintptr_t>(shared) | reinterpret_cast<std::uintptr_t>(global)) % 16 != 0) {
+        sim::fail("an asynchronous copy at a misaligned address");
+    }
+    sim::Fiber& fiber = sim::fibers[sim::current];
+    fiber.copies.push_back({shared, valid ? global : nullptr, fiber.group});
+}
+
+inline void commit_copies() { ++sim::fibers[sim::current].group; }
+
+template <u32 PENDING>
+void wait_copies() {
+    static const char zeros[16] = {};
+    sim::Fiber& fiber = sim::fibers[sim::current];
+    std::vector<sim::Copy> pending;
+    for (const sim::Copy& copy : fiber.copies) {
+        if (copy.group + PENDING >= fiber.group) {
+            pending.push_back(copy);
+        } else {
+            std::memcpy(copy.to, copy.from != nullptr ? copy.from : zeros, 16);
+        }
+    }
+    fiber.copies.swap(pending);
 }
 
 // Built with contraction off, each of these rounds once.
@@ -189,6 +275,25 @@ To sim_bits(From from) {
 inline float __uint_as_float(u32 bits) { return sim_bits<float>(bits); }
 inline u32 __float_as_uint(float value) { return sim_bits<u32>(value); }
 inline double __longlong_as_double(long long bits) { return sim_bits<double>(bits); }
+
+// Rounded down: the double sum is exact, or rounds without reaching past the next float.
+inline float __fadd_rd(float a, float b) {
+    const double sum = static_cast<double>(a) + b;
+    const float near = static_cast<float>(sum);
+    return near > sum ? std::nextafter(near, -INFINITY) : near;
+}
+
+inline u32 funnel_right(u32 low, u32 high, u32 shift) {
+    return static_cast<u32>((static_cast<u64>(high) << 32 | low) >> (shift & 31));
+}
+
+// The bytes of high:low that the low four digits of the selector name.
+inline u32 __byte_perm(u32 low, u32 high, u32 selector) {
+    const u64 both = static_cast<u64>(high) << 32 | low;
+    u32 bytes = 0;
+    for (u32 i = 0; i < 4; ++i) bytes |= static_cast<u32>(both >> 8 * (selector >> 4 * i & 7) & 0xFF) << 8 * i;
+    return bytes;
+}
 
 // Rounds down, saturates, NaN to 0: as cvt.rmi.s32.f32 does.
 inline int __float2int_rd(float value) {
@@ -231,6 +336,53 @@ inline float f16_to_f32(u32 bits) {
     const u32 exponent = bits >> 10 & 0x1F;
     const u32 mantissa = bits & 0x3FF;
     if (exponent == 31) return mantissa != 0 ? NAN : sign * INFINITY;
-    if (exponent == 0) return sign * std::ldexp(static_cast<float>(mantissa), -24);
-    return sign * std::ldexp(static_cast<float>(mantissa | 0x400), static_cast<int>(exponent) - 25);
+    if (exponent == 0) return sign * static_cast<float>(mantissa) * 0x1p-24f;
+    return __uint_as_float((bits & 0x8000u) << 16 | (exponent + 112) << 23 | mantissa << 13);
 }
+
+inline float sim_wide_bf16(u32 bits) { return __uint_as_float(bits << 16); }
+
+// Multiplies and adds in both halves. The kernels use it on integers times powers of two that have a result of
+// their own, so that one which is rounded is a fault.
+template <class Widen, class Narrow>
+u32 sim_fma2(u32 a, u32 b, u32 c, Widen widen, Narrow narrow) {
+    u32 result = 0;
+    for (u32 half = 0; half < 32; half += 16) {
+        const auto value = [=](u32 pair) { return static_cast<double>(widen(pair >> half & 0xFFFF)); };
+        const double exact = value(a) * value(b) + value(c);
+        const u32 bits = narrow(static_cast<float>(exact));
+        if (static_cast<double>(widen(bits)) != exact) sim::fail("an integer does not fit its 16 bits");
+        result |= bits << half;
+    }
+    return result;
+}
+
+inline u32 fma2_f16(u32 a, u32 b, u32 c) { return sim_fma2(a, b, c, f16_to_f32, sim_f16); }
+inline u32 fma2_bf16(u32 a, u32 b, u32 c) { return sim_fma2(a, b, c, sim_wide_bf16, sim_bf16); }
+
+// d += A B, with the fragments of m16n8k16. Products are exact, and a sum is rounded once, towards zero: tensor
+// cores cut off, but at places that are not documented.
+template <class Widen>
+void sim_mma(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2], Widen widen) {
+    const u32 lane = sim::current % sim::LANES, first = sim::current - lane;
+    sim::Fragments& mine = sim::fibers[sim::current].fragments;
+    for (u32 i = 0; i < 8; ++i) mine.a[i] = widen(a[i / 2] >> i % 2 * 16 & 0xFFFF);
+    for (u32 i = 0; i < 4; ++i) mine.b[i] = widen(b[i / 2] >> i % 2 * 16 & 0xFFFF);
+    sim::wait();
+    for (u32 i = 0; i < 4; ++i) {
+        const u32 row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+        double sum = d[i];
+        for (u32 k = 0; k < 16; ++k) {
+            const u32 quarter = k % 8 / 2;
+            const sim::Fragments& left = sim::fibers[first + row % 8 * 4 + quarter].fragments;
+            const sim::Fragments& right = sim::fibers[first + column * 4 + quarter].fragments;
+            sum += static_cast<double>(left.a[k / 8 * 4 + row / 8 * 2 + k % 2]) * right.b[k / 8 * 2 + k % 2];
+        }
+        d[i] = static_cast<float>(sum);
+        if (std::fabs(static_cast<double>(d[i])) > std::fabs(sum) && std::isfinite(sum)) d[i] = std::nextafter(d[i], 0.0f);
+    }
+    sim::wait();
+}
+
+inline void mma_f16(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) { sim_mma(d, a, b, f16_to_f32); }
+inline void mma_bf16(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) { sim_mma(d, a, b, sim_wide_bf16); }

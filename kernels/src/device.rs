@@ -1,4 +1,4 @@
-//! A device, and the three operations on it.
+//! A device, and the operations on it.
 
 use std::fmt;
 use std::ops::Range;
@@ -9,7 +9,9 @@ use ccq::codec::Matrix;
 use crate::Error;
 use crate::cublas::Cublas;
 use crate::driver::{Context, DeviceMemory, Event, Module, Stream};
-use crate::operation::{Activations, Args, Dequantize, Gemv, KernelFile, Operation, Source, SquaredError};
+use crate::operation::{
+    Activations, Args, Dequantize, Gemv, KernelFile, MoeGemv, Operation, Routing, Source, SquaredError,
+};
 use crate::plan::{Element, Launch, RowError};
 use crate::probe::{self, DeviceInfo, Driver};
 use crate::stream::{self, Pool};
@@ -17,6 +19,7 @@ use crate::stream::{self, Pool};
 const DEQUANTIZE: &str = include_str!("../ptx/dequantize.ptx");
 const SQUARED_ERROR: &str = include_str!("../ptx/squared_error.ptx");
 const GEMV: &str = include_str!("../ptx/gemv.ptx");
+const MOE_GEMV: &str = include_str!("../ptx/moe_gemv.ptx");
 
 /// Which device to open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +50,7 @@ pub struct Device {
     dequantize: OnceLock<Module>,
     squared_error: OnceLock<Module>,
     gemv: OnceLock<Module>,
+    moe_gemv: OnceLock<Module>,
     context: Arc<Context>,
 }
 
@@ -79,8 +83,8 @@ impl Device {
         };
         probe::usable(&info)?;
         let context = Context::new(driver.api(), device)?;
-        let [dequantize, squared_error, gemv] = [const { OnceLock::new() }; 3];
-        Ok(Self { info, pool: Pool::default(), dequantize, squared_error, gemv, context })
+        let [dequantize, squared_error, gemv, moe_gemv] = [const { OnceLock::new() }; 4];
+        Ok(Self { info, pool: Pool::default(), dequantize, squared_error, gemv, moe_gemv, context })
     }
 
     /// What was opened.
@@ -128,6 +132,23 @@ impl Device {
         out: &mut [f32],
     ) -> Result<f64, Error> {
         let mut operation = Gemv::new(matrix, activations, out)?;
+        self.run(&mut operation)
+    }
+
+    /// Multiplies every token with its own experts, out of a stack of them: `out[p * rows + r]` is the product of
+    /// row r, of `rows`, of expert `routing.chosen[p]` with its token. Returns the milliseconds that the kernels
+    /// took.
+    ///
+    /// # Errors
+    /// As [`Device::gemv`], [`Error::Experts`], [`Error::NoSuchExpert`], [`Error::Routing`].
+    pub fn moe_gemv(
+        &self,
+        matrix: &Matrix<'_>,
+        routing: Routing<'_>,
+        activations: Activations<'_>,
+        out: &mut [f32],
+    ) -> Result<f64, Error> {
+        let mut operation = MoeGemv::new(matrix, routing, activations, out)?;
         self.run(&mut operation)
     }
 
@@ -195,6 +216,7 @@ impl Device {
             KernelFile::Dequantize => (&self.dequantize, DEQUANTIZE),
             KernelFile::SquaredError => (&self.squared_error, SQUARED_ERROR),
             KernelFile::Gemv => (&self.gemv, GEMV),
+            KernelFile::MoeGemv => (&self.moe_gemv, MOE_GEMV),
         };
         if let Some(module) = slot.get() {
             return Ok(module);
@@ -244,7 +266,7 @@ fn first_usable(driver: Driver) -> Result<(i32, DeviceInfo), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{DequantizeArgs, GemvArgs, SquaredErrorArgs};
+    use crate::plan::{DequantizeArgs, GemvArgs, MoeGemvArgs, SquaredErrorArgs};
 
     #[test]
     fn threads_share_a_device() {
@@ -259,6 +281,7 @@ mod tests {
             (DEQUANTIZE, size_of::<DequantizeArgs>()),
             (SQUARED_ERROR, size_of::<SquaredErrorArgs>()),
             (GEMV, size_of::<GemvArgs>()),
+            (MOE_GEMV, size_of::<MoeGemvArgs>()),
         ] {
             let sizes =
                 ptx.split("_param_0[").skip(1).filter_map(|rest| rest.split(']').next()?.parse().ok());

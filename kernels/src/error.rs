@@ -118,6 +118,30 @@ pub enum Error {
         /// Tokens given.
         found: usize,
     },
+    /// A matrix is not a stack of so many experts.
+    #[error("a matrix of {rows} rows, expected {experts} experts of the same number of rows")]
+    Experts {
+        /// Its rows.
+        rows: usize,
+        /// The experts due.
+        experts: usize,
+    },
+    /// An expert that a token was sent to does not exist.
+    #[error("no expert {found}: there are {experts}, from 0 on")]
+    NoSuchExpert {
+        /// The expert asked for.
+        found: u32,
+        /// Experts there are.
+        experts: usize,
+    },
+    /// Tokens were not sent to the same number of experts each, one or more.
+    #[error("{chosen} experts chosen for {tokens} tokens, expected as many for each, and one at least")]
+    Routing {
+        /// Experts chosen.
+        chosen: usize,
+        /// Tokens there are.
+        tokens: usize,
+    },
     /// Activations of a type that the kernels do not take.
     #[error("f32 activations, expected f16 or bf16: round them first")]
     Activations,

@@ -17,12 +17,13 @@
 //! | module | what it knows |
 //! |---|---|
 //! | [`plan`] | which kernel, with which arguments, for which matrix; no device |
+//! | `walk` | how the tensor cores' kernels walk a row |
 //! | [`operation`] | what blocks of rows carry to a device and back; no device |
 //! | `api` | the driver's functions and their codes |
 //! | `probe` | whether there is a driver, and which devices it has |
 //! | `driver` | memory, streams, modules, graphs: what is freed when it is dropped |
 //! | `stream` | a matrix in blocks of rows through two pinned buffers, copies beside kernels |
-//! | `device` | [`Device`]: the three operations |
+//! | `device` | [`Device`]: the operations |
 //! | `cublas` | [`Cublas`]: dense products, for benches to compare with |
 //!
 //! The kernels are in `cu/`, compiled to PTX in `ptx/`, which this library carries and the driver compiles.
@@ -33,14 +34,16 @@ mod cublas;
 mod device;
 mod driver;
 mod error;
+mod moe;
 pub mod operation;
 pub mod plan;
 mod probe;
 mod stream;
+mod walk;
 
 pub use cublas::{Cublas, DenseProduct};
 pub use device::{Device, ErrorSums, Residents, Selector};
 pub use error::{Error, Memory};
-pub use operation::{Activations, Source};
+pub use operation::{Activations, Routing, Source};
 pub use plan::Element;
 pub use probe::DeviceInfo;

@@ -1,4 +1,4 @@
-//! The three operations in blocks of rows: what goes to a device, what is launched on it, and what becomes of
+//! The operations in blocks of rows: what goes to a device, what is launched on it, and what becomes of
 //! the results. Needs no device: `tests/sim.rs` runs blocks through the simulator.
 
 use std::ffi::c_void;
@@ -9,8 +9,11 @@ use ccq::codec::{Matrix, Planes, SizeError};
 
 use crate::Error;
 use crate::plan::{
-    self, DequantizeArgs, Element, GemvArgs, Launch, PLANE_ALIGN, Plan, RowError, SquaredErrorArgs,
+    self, DequantizeArgs, Element, GemvArgs, Launch, MoeGemvArgs, PLANE_ALIGN, Plan, RowError,
+    SquaredErrorArgs,
 };
+
+pub use crate::moe::{MoeGemv, Routing};
 
 /// A file of kernels: `cu/NAME.cu`, `ptx/NAME.ptx`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +24,8 @@ pub enum KernelFile {
     SquaredError,
     /// `gemv`.
     Gemv,
+    /// `moe_gemv`.
+    MoeGemv,
 }
 
 /// A kernel's one parameter.
@@ -32,6 +37,8 @@ pub enum Args {
     SquaredError(SquaredErrorArgs),
     /// Of a kernel of [`KernelFile::Gemv`].
     Gemv(GemvArgs),
+    /// Of a kernel of [`KernelFile::MoeGemv`].
+    MoeGemv(MoeGemvArgs),
 }
 
 impl Args {
@@ -41,6 +48,7 @@ impl Args {
             Self::Dequantize(args) => ptr::from_ref(args).cast(),
             Self::SquaredError(args) => ptr::from_ref(args).cast(),
             Self::Gemv(args) => ptr::from_ref(args).cast(),
+            Self::MoeGemv(args) => ptr::from_ref(args).cast(),
         }
     }
 
@@ -50,6 +58,7 @@ impl Args {
             Self::Dequantize(_) => KernelFile::Dequantize,
             Self::SquaredError(_) => KernelFile::SquaredError,
             Self::Gemv(_) => KernelFile::Gemv,
+            Self::MoeGemv(_) => KernelFile::MoeGemv,
         }
     }
 }
@@ -65,12 +74,13 @@ pub struct BlockBytes {
     pub extra_input: usize,
 }
 
-mod sealed {
+pub(crate) mod sealed {
     /// What is launched comes from this module's plans alone.
     pub trait Sealed {}
     impl Sealed for super::Dequantize<'_> {}
     impl Sealed for super::SquaredError<'_> {}
     impl Sealed for super::Gemv<'_> {}
+    impl Sealed for super::MoeGemv<'_> {}
 }
 
 /// What is done with a matrix, a block of rows at a time.
@@ -250,12 +260,7 @@ impl<'a> Gemv<'a> {
         out: &'a mut [f32],
     ) -> Result<Self, Error> {
         let Activations { element, tokens, bytes } = activations;
-        if element == Element::F32 {
-            return Err(Error::Activations);
-        }
-        if !(1..=plan::MAX_TOKENS).contains(&tokens) {
-            return Err(Error::Tokens { found: tokens });
-        }
+        expect_activations(element, tokens)?;
         let row_input = planes_of_row(matrix)?;
         expect_bytes("activations", tokens * matrix.in_features() * element.bytes(), bytes.len())?;
         let expected = tokens * matrix.rows();
@@ -284,14 +289,8 @@ impl Operation for Gemv<'_> {
     fn fill(&mut self, rows: Range<usize>, input: &mut [u8]) -> Result<usize, Error> {
         let start = fill_planes(self.matrix, &rows, input)?;
         let used = start + self.activations.tokens * self.padded;
-        input[start..used].fill(0);
         let width = self.matrix.in_features() * self.activations.element.bytes();
-        if width > 0 {
-            let tokens = self.activations.bytes.chunks_exact(width);
-            for (token, place) in tokens.zip(input[start..used].chunks_exact_mut(self.padded)) {
-                place[..width].copy_from_slice(token);
-            }
-        }
+        pad_activations(self.activations.bytes, width, self.padded, &mut input[start..used]);
         Ok(used)
     }
 
@@ -313,9 +312,27 @@ impl Operation for Gemv<'_> {
 }
 
 /// What aligning four planes and what follows them can cost.
-const PADDING: usize = 5 * PLANE_ALIGN;
+pub(crate) const PADDING: usize = 5 * PLANE_ALIGN;
 
-fn expect_bytes(what: &'static str, expected: usize, found: usize) -> Result<(), Error> {
+pub(crate) fn expect_activations(element: Element, tokens: usize) -> Result<(), Error> {
+    match (element, tokens) {
+        (Element::F32, _) => Err(Error::Activations),
+        (_, 1..=plan::MAX_TOKENS) => Ok(()),
+        _ => Err(Error::Tokens { found: tokens }),
+    }
+}
+
+/// Copies tokens of `width` bytes to places of `padded` bytes, filled up with zeros.
+pub(crate) fn pad_activations(tokens: &[u8], width: usize, padded: usize, places: &mut [u8]) {
+    places.fill(0);
+    if width > 0 {
+        for (token, place) in tokens.chunks_exact(width).zip(places.chunks_exact_mut(padded)) {
+            place[..width].copy_from_slice(token);
+        }
+    }
+}
+
+pub(crate) fn expect_bytes(what: &'static str, expected: usize, found: usize) -> Result<(), Error> {
     if expected == found { Ok(()) } else { Err(Error::Bytes { what, expected, found }) }
 }
 
@@ -326,7 +343,7 @@ fn planes_of_row(matrix: &Matrix<'_>) -> Result<usize, Error> {
 }
 
 /// The planes of a range of rows that lies within the matrix.
-fn planes_of<'a>(matrix: &Matrix<'a>, rows: &Range<usize>) -> Planes<'a> {
+pub(crate) fn planes_of<'a>(matrix: &Matrix<'a>, rows: &Range<usize>) -> Planes<'a> {
     let part = |plane: &'a [u8]| {
         let width = plane.len().checked_div(matrix.rows()).unwrap_or(0);
         &plane[rows.start * width..rows.end * width]

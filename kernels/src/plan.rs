@@ -5,6 +5,7 @@ use ccq::code::{Cluster, Code, Family, LocalScale, MAX_STATES, PlaneSizes};
 use ccq::codec::Planes;
 
 use crate::Error;
+use crate::walk::{self, Walk};
 
 /// Warps of a block; `cu/platform.cuh` has the same figure.
 pub const WARPS: u32 = 4;
@@ -17,7 +18,9 @@ pub const MAX_IN_FEATURES: usize = 1 << 30;
 /// Planes start at multiples of this many bytes in a block's memory.
 pub const PLANE_ALIGN: usize = 256;
 /// Activations of a token are padded to a multiple of this many.
-pub const ACTIVATION_ALIGN: usize = 8;
+const ACTIVATION_ALIGN: usize = 8;
+/// And by this many more: what a row's last tile can lack, and a vector that begins within it.
+const ACTIVATION_PADDING: usize = walk::TILE_WEIGHTS + 16;
 
 /// An element type of weights that kernels write or compare with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -103,13 +106,41 @@ const _: () = assert!(size_of::<SquaredErrorArgs>() == 240);
 #[repr(C)]
 pub struct GemvArgs {
     matrix: MatrixArgs,
+    walk: Walk,
     x: u64,
     y: u64,
     x_stride: u32,
     y_stride: u32,
     tokens: u32,
 }
-const _: () = assert!(size_of::<GemvArgs>() == 256);
+const _: () = assert!(size_of::<GemvArgs>() == 288);
+
+/// The kernels' `struct MoeGemvArgs`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct MoeGemvArgs {
+    gemv: GemvArgs,
+    expert: u64,
+    expert_rows: u32,
+    top_k: u32,
+    first: u32,
+}
+const _: () = assert!(size_of::<MoeGemvArgs>() == 312);
+
+/// Which products [`Plan::moe_gemv`] is to make of a stack of experts.
+#[derive(Clone, Copy, Debug)]
+pub struct MoeProducts {
+    /// How many.
+    pub count: u32,
+    /// Rows of an expert.
+    pub expert_rows: u32,
+    /// Products of a token, one after the other.
+    pub top_k: u32,
+    /// Products of the first token that come before the first one here.
+    pub first: u32,
+    /// Address of the experts of the products, a `u32` each, below the number of experts in the stack.
+    pub experts: u64,
+}
 
 /// The kernels' `struct RowError`: the sums of one row, in f64.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -195,10 +226,21 @@ impl Layout {
     /// # Panics
     /// When `memory` is shorter than [`Layout::bytes`] or a plane has not the length laid out.
     pub fn fill(&self, planes: &Planes<'_>, memory: &mut [u8]) {
-        let planes = [planes.code, planes.local_scale, planes.super_scale, planes.cluster];
-        for ((plane, offset), len) in planes.into_iter().zip(self.offsets).zip(self.lens) {
-            memory[offset..offset + len].copy_from_slice(plane);
+        self.fill_parts(std::slice::from_ref(planes), memory);
+    }
+
+    /// [`Layout::fill`] with planes that are in parts, one behind the other.
+    pub(crate) fn fill_parts(&self, parts: &[Planes<'_>], memory: &mut [u8]) {
+        let mut places = self.offsets;
+        for part in parts {
+            let planes = [part.code, part.local_scale, part.super_scale, part.cluster];
+            for (plane, place) in planes.into_iter().zip(&mut places) {
+                memory[*place..*place + plane.len()].copy_from_slice(plane);
+                *place += plane.len();
+            }
         }
+        let filled = self.offsets.into_iter().zip(self.lens).map(|(offset, len)| offset + len);
+        assert!(places.into_iter().eq(filled), "planes of other lengths than those laid out");
     }
 }
 
@@ -243,6 +285,10 @@ impl CodeKernel {
 pub struct Plan {
     kernel: CodeKernel,
     args: MatrixArgs,
+    /// What serves the code's products, which is not what decodes it where its scales are not for tensor cores.
+    product: CodeKernel,
+    product_args: MatrixArgs,
+    walk: Option<Walk>,
     /// Where the planes go.
     pub layout: Layout,
 }
@@ -275,7 +321,10 @@ impl Plan {
         args.rows.checked_mul(args.tiles.max(1)).filter(|&warps| warps < 1 << 31).ok_or_else(too_large)?;
         let len = |bytes: u64| bytes as usize; // their sum is an isize
         let layout = Layout::new([sizes.code, sizes.local_scale, sizes.super_scale, sizes.cluster].map(len));
-        Ok(Self { kernel, args, layout })
+        let walk = Walk::new(kernel, code, args.in_features);
+        let product = if walk.is_some() { kernel } else { CodeKernel::GENERAL };
+        let product_args = matrix_args(product, code, rows, in_features, &sizes).ok_or_else(too_large)?;
+        Ok(Self { kernel, args, product, product_args, walk, layout })
     }
 
     /// The kernels chosen.
@@ -287,7 +336,9 @@ impl Plan {
     #[must_use]
     pub fn at(mut self, address: u64) -> Self {
         let [code, local_scale, super_scale, cluster] = self.layout.offsets.map(|o| address + o as u64);
-        self.args = MatrixArgs { code, local_scale, super_scale, cluster, ..self.args };
+        for args in [&mut self.args, &mut self.product_args] {
+            *args = MatrixArgs { code, local_scale, super_scale, cluster, ..*args };
+        }
         self
     }
 
@@ -316,15 +367,60 @@ impl Plan {
         y: u64,
         y_stride: u32,
     ) -> Result<(Launch, GemvArgs), Error> {
+        if !(1..=MAX_TOKENS).contains(&tokens) {
+            return Err(Error::Tokens { found: tokens });
+        }
+        // The general kernel makes a product a row and token, the others eight at once.
+        let few = if self.walk.is_some() { 8 } else { 1 };
+        let most = if tokens <= few { few } else { MAX_TOKENS };
+        let args = self.products(element, x, y, y_stride, tokens as u32)?;
+        let kernel = format!("gemv_{}_{}_{most}", self.product.suffix, element.name());
+        Ok((self.launch_products(kernel, args.matrix.rows, 1), args))
+    }
+
+    /// Multiplies rows of activations, each padded as for [`Plan::gemv`], with the experts chosen for them out of
+    /// this matrix, and writes value r of product p to `y[p * y_stride + r]`.
+    ///
+    /// # Errors
+    /// [`Error::Activations`] for f32 activations.
+    pub fn moe_gemv(
+        &self,
+        element: Element,
+        products: MoeProducts,
+        x: u64,
+        y: u64,
+        y_stride: u32,
+    ) -> Result<(Launch, MoeGemvArgs), Error> {
+        let MoeProducts { count, expert_rows, top_k, first, experts } = products;
+        let gemv = self.products(element, x, y, y_stride, 1)?;
+        let kernel = format!("moe_gemv_{}_{}", self.product.suffix, element.name());
+        let args = MoeGemvArgs { gemv, expert: experts, expert_rows, top_k, first };
+        Ok((self.launch_products(kernel, expert_rows, count), args))
+    }
+
+    fn products(
+        &self,
+        element: Element,
+        x: u64,
+        y: u64,
+        y_stride: u32,
+        tokens: u32,
+    ) -> Result<GemvArgs, Error> {
         if element == Element::F32 {
             return Err(Error::Activations);
         }
-        let most = [1, MAX_TOKENS].into_iter().find(|&most| (1..=most).contains(&tokens));
-        let most = most.ok_or(Error::Tokens { found: tokens })?;
-        let kernel = format!("gemv_{}_{}_{most}", self.kernel.suffix, element.name());
-        let x_stride = padded_activations(self.args.in_features as usize) as u32;
-        let args = GemvArgs { matrix: self.args, x, y, x_stride, y_stride, tokens: tokens as u32 };
-        Ok((self.launch(kernel, self.args.rows), args))
+        let matrix = self.product_args;
+        let x_stride = padded_activations(matrix.in_features as usize) as u32;
+        Ok(GemvArgs { matrix, walk: self.walk.unwrap_or_default(), x, y, x_stride, y_stride, tokens })
+    }
+
+    /// A launch that makes `count` products of so many rows.
+    fn launch_products(&self, kernel: String, rows: u32, count: u32) -> Launch {
+        let (block_rows, shared_bytes) = match self.walk {
+            Some(walk) => (walk::BLOCK_ROWS, walk.shared_bytes()),
+            None => (WARPS, WARPS * self.product_args.tile_floats * 4),
+        };
+        Launch { kernel, blocks: rows.div_ceil(block_rows) * count, shared_bytes }
     }
 
     /// A launch of `warps` warps.
@@ -336,7 +432,7 @@ impl Plan {
 
 /// Elements of a token's activations with their padding.
 pub const fn padded_activations(in_features: usize) -> usize {
-    in_features.next_multiple_of(ACTIVATION_ALIGN)
+    in_features.next_multiple_of(ACTIVATION_ALIGN) + ACTIVATION_PADDING
 }
 
 fn matrix_args(

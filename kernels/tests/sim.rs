@@ -9,7 +9,9 @@ mod simulator;
 use ccq::code::{Cluster, Family};
 use ccq::codec::{Matrix, Planes};
 use ccq_cuda::Error;
-use ccq_cuda::operation::{Activations, Args, Dequantize, Gemv, Operation, Source, SquaredError};
+use ccq_cuda::operation::{
+    Activations, Args, Dequantize, Gemv, MoeGemv, Operation, Routing, Source, SquaredError,
+};
 use ccq_cuda::plan::{self, Element, MAX_TOKENS, Plan, RowError};
 use simulator::case::{Case, GUARD, Random, codes, from_element, sweep, to_element};
 use simulator::{Aligned, Simulator};
@@ -257,7 +259,85 @@ fn gemv_is_f32_accurate() {
     eprintln!("largest error of a product {worst:.1e} of its sum of |w x|");
 }
 
-/// An infinite activation reaches every product once, and no NaN comes from the weights masked beside it.
+/// More rows than a block has, fewer than a fragment has, and rows of more tiles than a block has stages.
+#[test]
+fn gemv_takes_any_number_of_rows_and_tiles() {
+    let simulator = Simulator::new("gemv");
+    let mut random = Random(9);
+    for family in Family::ALL {
+        for (rows, in_features, tokens) in [(33, 70, 9), (16, 513, 8), (64, 96, 1), (2, 6600, 16)] {
+            let case = Case::new(family.default_code().unwrap(), rows, in_features, &mut random);
+            let x: Vec<f32> =
+                (0..tokens * in_features).map(|_| (random.bits() % 256) as f32 / 64.0 - 2.0).collect();
+            for element in [Element::F16, Element::Bf16] {
+                check_gemv(&simulator, &case, &case.plans()[0], element, tokens, &x);
+            }
+        }
+    }
+}
+
+/// Clusters of every kind of float: where codes leave the range in which they are rounded the fast way, too.
+#[test]
+fn gemv_takes_any_cluster() {
+    let simulator = Simulator::new("gemv");
+    let mut random = Random(10);
+    for code in codes().into_iter().filter(|code| code.cluster() == Some(Cluster::F32)) {
+        for kind in 0..4 {
+            let mut case = Case::new(code, 3, 200, &mut random);
+            let layout = case.plans()[0].layout;
+            let plane = &mut case.planes.bytes_mut()[layout.offsets[3]..][..layout.lens[3]];
+            for value in plane.chunks_exact_mut(4) {
+                let bits = match kind {
+                    0 => (random.unit() * 16_000.0).to_bits(), // on both sides of the limit
+                    1 => (random.unit() * 1e8).to_bits(),
+                    2 => random.bits() & 0xFFC0_0000 | 0x7F80_0000, // infinities and NaN
+                    _ => random.bits(),
+                };
+                value.copy_from_slice(&bits.to_le_bytes());
+            }
+            case.decode();
+            let x: Vec<f32> = (0..200).map(|i| (i % 13) as f32 - 6.0).collect();
+            case.plans().iter().for_each(|plan| {
+                check_gemv(&simulator, &case, plan, Element::Bf16, 1, &x);
+            });
+        }
+    }
+}
+
+/// Every token with its own experts is the product of the token with those rows, to the bit, however the products
+/// are divided into blocks.
+#[test]
+fn moe_gemv_is_gemv_with_chosen_rows() {
+    let (simulator, gemv) = (Simulator::new("moe_gemv"), Simulator::new("gemv"));
+    let (experts, rows, in_features, tokens) = (3, 37, 100, 4);
+    let mut random = Random(11);
+    for code in codes() {
+        let case = Case::new(code, experts * rows, in_features, &mut random);
+        let matrix = Matrix::new(code, experts * rows, in_features, case.views()).unwrap();
+        for element in [Element::F16, Element::Bf16] {
+            let x: Vec<u8> =
+                (0..tokens * in_features).flat_map(|_| to_element(element, random.unit())).collect();
+            let activations = Activations { element, tokens, bytes: &x };
+            let mut all = vec![f32::NAN; tokens * experts * rows];
+            run_in_blocks(&gemv, experts * rows, &mut Gemv::new(&matrix, activations, &mut all).unwrap());
+            let chosen = [2, 0, 0, 1, 2, 1, 1, 2];
+            let routing = Routing { experts, chosen: &chosen };
+            for block in [1, 3, chosen.len()] {
+                let mut y = vec![f32::NAN; chosen.len() * rows];
+                let mut operation = MoeGemv::new(&matrix, routing, activations, &mut y).unwrap();
+                run_in_blocks(&simulator, block, &mut operation);
+                for (p, (y, &expert)) in y.chunks(rows).zip(&chosen).enumerate() {
+                    let expected = &all[(p / 2 * experts + expert as usize) * rows..][..rows];
+                    let same = y.iter().zip(expected).all(|(a, b)| a.to_bits() == b.to_bits());
+                    assert!(same, "{code} {element:?} product {p}: {y:?}, expected {expected:?}");
+                }
+            }
+        }
+    }
+}
+
+/// An infinite activation reaches every product once, and no NaN comes from the weights masked beside it; with
+/// scales in parts, or states of 0, it may be NaN.
 #[test]
 fn infinite_activations_stay_infinities() {
     let simulator = Simulator::new("gemv");
@@ -288,7 +368,7 @@ fn run_in_blocks(simulator: &Simulator, block: usize, operation: &mut dyn Operat
         assert!(used <= input.bytes().len());
         input.bytes_mut()[used..].fill(GUARD);
         let (launch, args) = operation.launch(block.clone(), input.address(), output.address_mut()).unwrap();
-        simulator.launch(&launch, &args, false);
+        simulator.launch(&launch, &args, start % 2 == 1);
         assert!(output.guards_are(GUARD), "written outside the output");
         operation.drain(block, output.bytes());
     }
@@ -358,4 +438,15 @@ fn buffers_that_do_not_fit_are_refused() {
         "7 values, expected 8",
     );
     Gemv::new(&matrix, activations(Element::F16, 4), &mut y).unwrap();
+
+    let x = activations(Element::F16, 4);
+    let mut moe = |experts, chosen: &[u32], len: usize| {
+        MoeGemv::new(&matrix, Routing { experts, chosen }, x, &mut y[..len]).map(|_| ()).unwrap_err()
+    };
+    refused(moe(3, &[0; 4], 4), "a matrix of 2 rows, expected 3 experts");
+    refused(moe(0, &[0; 4], 4), "expected 0 experts");
+    refused(moe(2, &[0, 1, 2, 0], 4), "no expert 2: there are 2");
+    refused(moe(2, &[0, 1, 1], 3), "3 experts chosen for 4 tokens");
+    refused(moe(2, &[], 0), "0 experts chosen for 4 tokens");
+    refused(moe(2, &[1; 4], 5), "5 values, expected 4");
 }

@@ -1,0 +1,437 @@
+// Products on the tensor cores, for the named codes: weights are operand A, activations operand B.
+//
+//     a block takes 32 rows; its warps share out the row's tiles, and add up their sums at the end, in order
+//     for each of its tiles, a warp
+//         copies the tile's bytes of its rows to shared memory, 16 at a time, while it multiplies the one before
+//         lane 4 g + c takes a run of units (matrix words of one group) in rows g, g + 8, g + 16, g + 24
+//         for each unit:
+//             integers: the group's local scale, whole or in parts
+//             for each 4 bytes of words, in each row:
+//                 mask the states where they stand, two at a time, one in each half of a register;
+//                 multiply by the local scale, less the zero point's product:  (state - zero_point) * local
+//                 multiply-accumulate with the activations of these weights, 4 weights a row and lane a step
+//     y = sum * super_scale
+//
+// Exactness: a masked state is a subnormal f16 or bf16, and (state - zero_point) * local is an integer of at most
+// 11 or 8 bits, times a power of two. So what enters the tensor cores is exact; where a local scale has too many
+// bits for that it is split into parts, each with products of its own. All rounding is that of the f32
+// sums, and of the super scale at the end. Infinite activations give an infinity or NaN.
+//
+// The k axis of a product may be permuted if both operands are: each lane's slots of k are its own weights, in the
+// order in which masking finds them, and lanes 4 n + c pick the activations of token n to match.
+//
+// Where states end before 4 bytes do, at the end of a unit, the activations are masked to zero. Words behind
+// that, of the next group or none, decode to finite values, and add nothing.
+#pragma once
+
+#include "decode.cuh"
+#include "product.cuh"
+
+constexpr u32 ROW_TILES = 2;               // of 16 rows, for each fragment of activations
+constexpr u32 LANE_ROWS = 2 * ROW_TILES;   // rows of which a lane has weights
+constexpr u32 BLOCK_ROWS = 16 * ROW_TILES;
+
+// States of the same place in two words, one in each half of a register.
+struct Field {
+    u32 shift;     // where the state stands in its half
+    u32 position;  // where it stands when it is masked, after a shift right by the difference
+    u32 exponent;  // it counts 2^exponent
+    u32 zero;      // zero point
+};
+
+// How the 4 bytes that a lane takes from a row at a time come apart.
+template <u32 BITS_,     // of a field
+          u32 SOURCES_,  // registers whose halves hold codes: for words of a byte, bytes 0 and 2, then 1 and 3
+          u32 STATES_,   // of a word
+          u32 FIELDS_>   // of a word: states, or parts of them
+struct Pieces {
+    static constexpr u32 BITS = BITS_, SOURCES = SOURCES_, STATES = STATES_, FIELDS = FIELDS_;
+    static constexpr u32 WEIGHTS = 2 * SOURCES * STATES;
+    static constexpr u32 REGISTERS = SOURCES * FIELDS;  // of weights, for a row
+    static constexpr u32 STEPS = (REGISTERS + 1) / 2;   // matrix instructions, for 16 rows and 8 tokens
+    // The weights in the halves of register r.
+    static __device__ u32 low(u32 r) { return r / FIELDS * STATES + r % FIELDS * STATES / FIELDS; }
+    static __device__ u32 high(u32 r) { return low(r) + SOURCES * STATES; }
+};
+
+// A code's pieces for an activation type, and the parts of a local scale: PART_BITS each, the last one signed.
+template <class C, class X>
+struct Split;
+
+template <class X>
+struct Split<Ccq275, X> : Pieces<4, 2, 3, 3> {  // 8 * 15
+    static constexpr u32 PARTS = 1, PART_BITS = 4;
+    static __device__ Field field(u32 f) {
+        constexpr Field table[] = {{4, 4, 0, 8}, {2, 2, 0, 8}, {0, 0, 0, 8}};
+        return table[f];
+    }
+};
+
+template <class X>
+struct Split<Ccq25, X> : Pieces<3, 1, 7, 7> {  // 13 bits of scale: 4 * 127, or 3 * 63
+    static constexpr u32 PARTS = X::WIDE ? 2 : 3, PART_BITS = X::WIDE ? 7 : 6;
+    static __device__ Field field(u32 f) {
+        constexpr Field table[] = {{13, 0, 0, 4}, {11, 2, 0, 4}, {9, 0, 0, 4}, {6, 2, 0, 4},
+                                   {4, 0, 0, 4},  {2, 2, 0, 4},  {0, 0, 0, 4}};
+        return table[f];
+    }
+};
+
+template <class X>
+struct Split206 : Pieces<6, 2, 4, 4> {  // 32 * 15, or 31 * 3
+    static constexpr u32 PARTS = X::WIDE ? 1 : 2, PART_BITS = X::WIDE ? 4 : 2;
+    static __device__ Field field(u32 f) {
+        constexpr u32 up = X::WIDE ? 3 : 0;
+        constexpr Field table[] = {{9, up, 0, 32}, {6, 0, 0, 32}, {3, up, 0, 32}, {0, 0, 0, 32}};
+        return table[f];
+    }
+};
+template <class X>
+struct Split<Ccq206Q8, X> : Split206<X> {};
+template <class X>
+struct Split<Ccq206F32, X> : Split206<X> {};
+
+template <class X>
+struct Split<Int2, X> : Pieces<2, 2, 4, 4> {  // 2 * 128
+    static constexpr u32 PARTS = 1, PART_BITS = 8;
+    static __device__ Field field(u32 f) {
+        constexpr Field table[] = {{6, 6, 0, 2}, {4, 4, 0, 2}, {2, 2, 0, 2}, {0, 0, 0, 2}};
+        return table[f];
+    }
+};
+
+template <class X>
+struct Split<Wint4, X> : Pieces<4, 2, 2, 2> {  // 8 * 128, or 8 * 15
+    static constexpr u32 PARTS = X::WIDE ? 1 : 2, PART_BITS = X::WIDE ? 8 : 4;
+    static __device__ Field field(u32 f) {
+        constexpr Field table[] = {{4, 4, 0, 8}, {0, 0, 0, 8}};
+        return table[f];
+    }
+};
+
+// A byte is 16 times one field, less 128, plus another: 15 * 128, or 15 * 15.
+template <class X>
+struct Split<Wint8, X> : Pieces<4, 2, 1, 2> {
+    static constexpr u32 PARTS = X::WIDE ? 1 : 2, PART_BITS = X::WIDE ? 8 : 4;
+    static __device__ Field field(u32 f) {
+        constexpr Field table[] = {{4, 4, 4, 8}, {0, 0, 0, 0}};
+        return table[f];
+    }
+};
+
+// What the states of a unit are multiplied with: for each part of the local scale, the factor for states that are
+// masked `n` places too high, and minus the factor times the zero point.
+template <class S>
+struct Factors {
+    static constexpr u32 PLACES = 7;
+    u32 factor[S::PARTS][PLACES];
+    u32 minus[S::PARTS];
+};
+
+// The integer local scale of a unit; `end` is behind the unit's last byte in shared memory. C: the code.
+template <class C>
+__device__ __forceinline__ int local_scale(const Matrix& m, const Row& row, u32 group, const u8* end) {
+    switch (m.placement) {
+        case PLACEMENT_NONE:
+            return 1;
+        case PLACEMENT_EMBEDDED: {
+            u32 word = end[-1];
+            if (C::word_bytes(m) == 2) word = word << 8 | end[-2];
+            return static_cast<int>(word & ((1u << m.scale_bits) - 1));
+        }
+        case PLACEMENT_NIBBLE:
+            return group < m.groups ? row.local_scale[group / 2] >> (group % 2 == 0 ? 4 : 0) & 0xF : 0;
+        default:
+            return group < m.groups ? static_cast<signed char>(row.local_scale[group]) : 0;
+    }
+}
+
+// S: the code's pieces; X: the activation type.
+template <class S, class X>
+__device__ __forceinline__ Factors<S> factors(int local) {
+    Factors<S> f;
+#pragma unroll
+    for (u32 part = 0; part < S::PARTS; ++part) {
+        const bool last = part + 1 == S::PARTS;
+        const int value = last ? local >> part * S::PART_BITS
+                               : (local >> part * S::PART_BITS & ((1 << S::PART_BITS) - 1));
+        const float weight = static_cast<float>(1u << part * S::PART_BITS);
+        // The value as a float, by adding it to 1.5 * 2^23.
+        const float whole = __fsub_rn(__uint_as_float(0x4B400000u + static_cast<u32>(value)), 12582912.0f);
+        const u32 twice = X::pack(__fmul_rn(whole, weight));
+#pragma unroll
+        for (u32 n = 0; n < Factors<S>::PLACES; ++n) f.factor[part][n] = X::fma2(twice, X::power(n), 0);
+        const u32 zero = S::field(0).zero << S::field(0).exponent;
+        f.minus[part] = X::fma2(twice, X::minus(zero), 0);
+    }
+    return f;
+}
+
+// Whether the f32 cluster's codes of a row can be rounded down by adding 1.5 * 2^23.
+__device__ __forceinline__ bool is_small(const Row& row) {
+    return __fmaf_rn(255.0f, fabsf(row.code_scale), fabsf(row.code_addend)) < 2097152.0f;
+}
+
+// The codes of 4 bytes of words, one a half: bytes 0 and 2 in the first register, 1 and 3 in the second; words
+// of 16 bits are their own. `small`: is_small(row). C: the code.
+template <class C>
+__device__ __forceinline__ void split_words(const Matrix& m, const Row& row, bool small, u32 words, u32 (&codes)[2]) {
+    codes[0] = words;
+    codes[1] = words >> 8;
+    if (C::cluster(m) == CLUSTER_NONE) return;
+    u32 code[4];
+#pragma unroll
+    for (u32 k = 0; k < 4; ++k) {
+        const u32 q = words >> 8 * k & 0xFF;
+        if (C::cluster(m) == CLUSTER_Q8) {
+            code[k] = row.multiplier * q + static_cast<u32>(row.addend);
+        } else if (small) {
+            const float value = __fsub_rn(__uint_as_float(__byte_perm(words, 0x4B000000u, 0x7650 + k)), 8388608.0f);
+            const float sum = __fmaf_rn(value, row.code_scale, row.code_addend);
+            code[k] = __float_as_uint(__fadd_rd(sum, 12582912.0f));
+        } else {
+            code[k] = expand<C>(m, row, q);
+        }
+    }
+    // Q8: bits 8 to 23 are the code.
+    const u32 selector = C::cluster(m) == CLUSTER_Q8 ? 0x6521 : 0x5410;
+    codes[0] = __byte_perm(code[0], code[2], selector);
+    codes[1] = __byte_perm(code[1], code[3], selector);
+}
+
+// Loads COUNT pairs of activations.
+template <u32 COUNT>
+__device__ __forceinline__ void load_pairs(const u16* x, u32 (&pairs)[COUNT]) {
+    constexpr u32 width = COUNT % 4 == 0 ? 4 : COUNT % 2 == 0 ? 2 : 1;
+#pragma unroll
+    for (u32 i = 0; i < COUNT; i += width) {
+        if (width == 4) {
+            const uint4 v = __ldg(reinterpret_cast<const uint4*>(x + 2 * i));
+            pairs[i] = v.x, pairs[i + 1] = v.y, pairs[i + 2] = v.z, pairs[i + 3] = v.w;
+        } else if (width == 2) {
+            const uint2 v = __ldg(reinterpret_cast<const uint2*>(x + 2 * i));
+            pairs[i] = v.x, pairs[i + 1] = v.y;
+        } else {
+            pairs[i] = __ldg(reinterpret_cast<const u32*>(x + 2 * i));
+        }
+    }
+}
+
+// Operand B of a piece: the activations of a token in the order of the weights' registers; those from `left` on
+// do not count. S: the code's pieces.
+template <class S>
+__device__ __forceinline__ void load_activations(const u16* x, bool present, u32 left, u32 (&b)[S::STEPS][2]) {
+    u32 pairs[S::WEIGHTS / 2] = {};
+    if (present) load_pairs(x, pairs);
+    if (S::REGISTERS % 2 == 1) b[S::STEPS - 1][1] = 0;
+#pragma unroll
+    for (u32 r = 0; r < S::REGISTERS; ++r) {
+        const u32 low = S::low(r), high = S::high(r);
+        const u32 selector = (low % 2 == 0 ? 0x0010 : 0x0032) | (high % 2 == 0 ? 0x5400 : 0x7600);
+        b[r / 2][r % 2] = __byte_perm(pairs[low / 2], pairs[high / 2], selector);
+    }
+    if (left >= S::WEIGHTS) return;
+#pragma unroll
+    for (u32 r = 0; r < S::REGISTERS; ++r) {
+        b[r / 2][r % 2] &= (S::low(r) < left ? 0x0000FFFFu : 0) | (S::high(r) < left ? 0xFFFF0000u : 0);
+    }
+}
+
+// The masked states of register r of a piece. S: the code's pieces.
+template <class S>
+__device__ __forceinline__ u32 masked(const u32 (&codes)[2], u32 r) {
+    const Field field = S::field(r % S::FIELDS);
+    const u32 mask = ((1u << S::BITS) - 1) * 0x00010001u << field.position;
+    return codes[r / S::FIELDS] >> (field.shift - field.position) & mask;
+}
+
+// (state - zero point) * part of the local scale, in both halves. S: the code's pieces; X: the activation type.
+template <class S, class X>
+__device__ __forceinline__ u32 scaled(const Factors<S>& f, u32 part, u32 states, u32 r) {
+    const Field field = S::field(r % S::FIELDS);
+    const u32 addend = field.zero == 0 ? 0 : f.minus[part];
+    return X::fma2(states, f.factor[part][field.position - field.exponent], addend);
+}
+
+// A warp's sums: lane 4 g + c has those of rows g, g + 8, ... and tokens 2c, 2c+1, 2c+8, ...
+template <u32 TOKENS>
+struct Sums {
+    float part[ROW_TILES][TOKENS / 8][4];
+};
+
+// Multiplies one piece of the lane's rows. C: the code; X: the activation type; TOKENS: 8 or 16.
+template <class C, class X, u32 TOKENS, class S = Split<C, X>>
+__device__ __forceinline__ void multiply_piece(const u32 (&codes)[LANE_ROWS][2], const Factors<S> (&f)[LANE_ROWS],
+                                               const u32 (&b)[TOKENS / 8][S::STEPS][2], Sums<TOKENS>& sums) {
+#pragma unroll
+    for (u32 step = 0; step < S::STEPS; ++step) {
+        // A register too few in the last step: the activations beside it are 0.
+        const u32 first = 2 * step, second = least(2 * step + 1, S::REGISTERS - 1);
+#pragma unroll
+        for (u32 tile = 0; tile < ROW_TILES; ++tile) {
+            const u32 upper = 2 * tile, lower = 2 * tile + 1;
+#pragma unroll
+            for (u32 part = 0; part < S::PARTS; ++part) {
+                const u32 a[4] = {
+                    scaled<S, X>(f[upper], part, masked<S>(codes[upper], first), first),
+                    scaled<S, X>(f[lower], part, masked<S>(codes[lower], first), first),
+                    scaled<S, X>(f[upper], part, masked<S>(codes[upper], second), second),
+                    scaled<S, X>(f[lower], part, masked<S>(codes[lower], second), second),
+                };
+#pragma unroll
+                for (u32 n = 0; n < TOKENS / 8; ++n) X::mma(sums.part[tile][n], a, b[n][step]);
+            }
+        }
+    }
+}
+
+// The lane's side of a block's work.
+template <class C, class X, u32 TOKENS>
+struct Worker {
+    using S = Split<C, X>;
+    const Matrix& m;
+    const Walk& walk;
+    Row rows[LANE_ROWS];
+    bool small;                   // the f32 cluster's codes can be rounded the fast way, in every row
+    const u16* x[TOKENS / 8];     // this lane's tokens
+    bool present[TOKENS / 8];
+
+    __device__ Worker(const GemvArgs& args, const Job& job) : m(args.matrix), walk(args.walk), small(true) {
+#pragma unroll
+        for (u32 i = 0; i < LANE_ROWS; ++i) {  // rows beyond the end repeat the last one
+            rows[i] = load_row<C>(m, least(job.first + lane_index() / 4 + 8 * i, job.end - 1));
+            if (C::cluster(m) == CLUSTER_F32) small = small && is_small(rows[i]);
+        }
+        if (C::cluster(m) == CLUSTER_F32) small = all_lanes(small);
+#pragma unroll
+        for (u32 n = 0; n < TOKENS / 8; ++n) {
+            const u32 token = lane_index() / 4 + 8 * n;
+            present[n] = token < job.tokens;
+            x[n] = job.x + static_cast<u64>(args.x_stride) * (present[n] ? token : 0);
+        }
+    }
+
+    // Starts copying a tile's bytes of every row; chunks beyond the row become zeros.
+    __device__ void copy_tile(u32 tile, u8* stage) const {
+        const u32 first = static_cast<u32>(static_cast<u64>(tile) * walk.tile_bytes / 16);
+#pragma unroll
+        for (u32 i = 0; i < LANE_ROWS; ++i) {
+            u8* to = stage + (lane_index() / 4 + 8 * i) * walk.pitch;
+            for (u32 k = lane_index() % 4; k < walk.chunks; k += 4) {
+                const bool valid = first + k < m.chunks;
+                copy_async(to + 16 * k, rows[i].code + (valid ? 16 * static_cast<u64>(first + k) : 0), valid);
+            }
+        }
+        commit_copies();
+    }
+
+    // Multiplies the tile that is in shared memory.
+    __device__ void multiply_tile(u32 tile, const u8* stage, Sums<TOKENS>& sums) const {
+        const u32 lane = lane_index();
+        u32 unit = (4 * tile + lane % 4) * walk.lane_units;
+        const u32 begin = static_cast<u32>(static_cast<u64>(tile) * walk.tile_bytes % 16);
+        u32 byte = lane / 4 * walk.pitch + begin + lane % 4 * walk.lane_units * walk.unit_bytes;
+#pragma unroll 1
+        for (u32 i = 0; i < walk.lane_units; ++i) {
+            multiply_unit(unit, stage, byte, sums);
+            ++unit;
+            byte += walk.unit_bytes;
+        }
+    }
+
+    // Multiplies a unit whose first byte, in the lane's first row, is `byte` of the stage.
+    __device__ __forceinline__ void multiply_unit(u32 unit, const u8* stage, u32 byte, Sums<TOKENS>& sums) const {
+        Factors<S> f[LANE_ROWS];
+#pragma unroll
+        for (u32 i = 0; i < LANE_ROWS; ++i) {
+            const u8* end = stage + byte + 8 * i * walk.pitch + walk.unit_bytes;
+            f[i] = factors<S, X>(local_scale<C>(m, rows[i], unit >> walk.group_shift, end));
+        }
+        const u32 shift = byte % 4 * 8;
+        const u32* words = reinterpret_cast<const u32*>(stage + byte - byte % 4);
+        const u32 row_words = 8 * walk.pitch / 4;
+        u32 low[LANE_ROWS];
+        if (!C::WHOLE) {
+#pragma unroll
+            for (u32 i = 0; i < LANE_ROWS; ++i) low[i] = words[i * row_words];
+        }
+        const u32 pieces = (walk.unit_bytes + 3) / 4;
+#pragma unroll 1
+        for (u32 p = 0; p < pieces; ++p) {
+            // Units of whole pieces: each of the four lanes begins with another, for the sake of the banks.
+            const u32 piece = C::WHOLE ? (p + lane_index() % 4) & (pieces - 1) : p;
+            const u32 weight = piece * S::WEIGHTS;
+            u32 b[TOKENS / 8][S::STEPS][2];
+#pragma unroll
+            for (u32 n = 0; n < TOKENS / 8; ++n) {
+                const u64 first = static_cast<u64>(unit) * walk.unit_weights + weight;
+                load_activations<S>(x[n] + first, present[n], C::WHOLE ? S::WEIGHTS : walk.unit_weights - weight, b[n]);
+            }
+            u32 codes[LANE_ROWS][2];
+#pragma unroll
+            for (u32 i = 0; i < LANE_ROWS; ++i) {
+                u32 four = words[i * row_words + piece + (C::WHOLE ? 0 : 1)];
+                if (!C::WHOLE) {
+                    const u32 high = four;
+                    four = funnel_right(low[i], high, shift);
+                    low[i] = high;
+                }
+                split_words<C>(m, rows[i], small, four, codes[i]);
+            }
+            multiply_piece<C, X, TOKENS>(codes, f, b, sums);
+        }
+    }
+};
+
+// Adds up the warps' sums in order and writes the products.
+template <class X, u32 TOKENS>
+__device__ __forceinline__ void finish(const GemvArgs& args, const Job& job, float* shared, const Sums<TOKENS>& sums) {
+    const u32 lane = lane_index(), warp = threadIdx.x / WARP;
+    __syncthreads();  // no warp copies to, or reads from, its stages any more
+#pragma unroll
+    for (u32 i = 0; i < ROW_TILES * TOKENS / 8 * 4; ++i) {
+        const u32 tile = i / (TOKENS / 2), n = i / 4 % (TOKENS / 8), k = i % 4;
+        const u32 row = 16 * tile + lane / 4 + k / 2 * 8;
+        const u32 token = 8 * n + lane % 4 * 2 + k % 2;
+        shared[(warp * TOKENS + token) * BLOCK_ROWS + row] = sums.part[tile][n][k];
+    }
+    __syncthreads();  // every warp's sums are there
+    const u32 row = job.first + lane;
+    if (row >= job.end) return;
+    const float scale = args.matrix.super_scale[row];
+    for (u32 token = warp; token < job.tokens; token += WARPS) {
+        float sum = 0.0f;
+#pragma unroll
+        for (u32 w = 0; w < WARPS; ++w) {
+            sum = __fadd_rn(sum, shared[(w * TOKENS + token) * BLOCK_ROWS + lane]);
+        }
+        job.y[static_cast<u64>(args.y_stride) * token + row - job.origin] = __fmul_rn(__fmul_rn(sum, X::UNIT), scale);
+    }
+}
+
+// A block's work. C: a named code; X: the activation type; TOKENS: the most tokens, 8 or 16.
+template <class C, class X, u32 TOKENS>
+__device__ __forceinline__ void multiply_rows(const GemvArgs& args, const Job& job) {
+    CCQ_SHARED(shared);
+    const Worker<C, X, TOKENS> worker(args, job);
+    const u32 stage_bytes = BLOCK_ROWS * args.walk.pitch;
+    u8* stages = reinterpret_cast<u8*>(shared) + threadIdx.x / WARP * 2 * stage_bytes;
+    Sums<TOKENS> sums = {};
+    u32 tile = threadIdx.x / WARP;
+    u32 offset = 0;
+    if (tile < args.walk.tiles) worker.copy_tile(tile, stages);
+    for (; tile < args.walk.tiles; tile += WARPS) {
+        const u32 other = stage_bytes - offset;
+        if (tile + WARPS < args.walk.tiles) {
+            worker.copy_tile(tile + WARPS, stages + other);
+            wait_copies<1>();
+        } else {
+            wait_copies<0>();
+        }
+        __syncwarp();  // all lanes' copies have arrived
+        worker.multiply_tile(tile, stages + offset, sums);
+        __syncwarp();  // all lanes have read the stage that the next copies overwrite
+        offset = other;
+    }
+    finish<X>(args, job, shared, sums);
+}

@@ -1,0 +1,114 @@
+//! How the tensor cores' kernels walk the rows of a matrix (`cu/tensor.cuh`): which runs of words a lane takes, and
+//! how much of them lies in shared memory at a time.
+
+use ccq::code::{Code, LocalScale};
+
+use crate::plan::CodeKernel;
+
+/// Rows of a block.
+pub(crate) const BLOCK_ROWS: u32 = 32;
+/// Lanes that share a row of a matrix instruction, and so a tile of it.
+const ROW_LANES: u32 = 4;
+/// Stages of a block: two for each of its four warps.
+const STAGES: u32 = 8;
+/// Bytes of a copy to shared memory.
+const CHUNK: u32 = 16;
+/// The most bytes of a tile of a row; stages of a chunk more fit the shared memory that every device has.
+const TILE_BYTES: u32 = 176;
+/// The most weights of a tile of a row.
+pub(crate) const TILE_WEIGHTS: usize = 512;
+/// Shared memory that every device has for a block.
+const SHARED_BYTES: u32 = 48 << 10;
+
+/// The kernels' `struct Walk` (`cu/product.cuh`). All zeros for the general kernels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Walk {
+    unit_weights: u32,
+    unit_bytes: u32,
+    group_shift: u32,
+    lane_units: u32,
+    tile_bytes: u32,
+    tiles: u32,
+    chunks: u32,
+    pitch: u32,
+}
+const _: () = assert!(size_of::<Walk>() == 32);
+
+impl Walk {
+    /// For the named kernels; `None` where a code's kernels, or its scales, are not for the tensor cores.
+    pub(crate) fn new(kernel: CodeKernel, code: &Code, in_features: u32) -> Option<Self> {
+        // Products with a signed scale of 8 bits fit 16-bit floats where states are not of overlapping codes.
+        let plain = matches!(kernel.suffix, "int2" | "wint4" | "wint8");
+        if kernel == CodeKernel::GENERAL || code.local_scale() == LocalScale::Signed8 && !plain {
+            return None;
+        }
+        let word_bytes = code.word_bytes() as u32;
+        let states = code.states_per_word() as u32;
+        let group = code.group_size().map(|size| size as u32);
+        let whole = 32 % states == 0;
+        let unit_weights = match group {
+            _ if whole => group.unwrap_or(64).min(64).min(32 / word_bytes * states),
+            Some(size) => size,
+            None => CHUNK / word_bytes * states,
+        };
+        let unit_bytes = unit_weights.div_ceil(states) * word_bytes;
+        let lane_units = [4, 2].into_iter().find(|n| ROW_LANES * n * unit_bytes <= TILE_BYTES).unwrap_or(1);
+        let tile_bytes = ROW_LANES * lane_units * unit_bytes;
+        // Tiles begin at multiples of this many bytes of a row.
+        let step = 1 << tile_bytes.trailing_zeros().min(4);
+        let chunks = (CHUNK - step + tile_bytes).div_ceil(CHUNK);
+        Some(Self {
+            unit_weights,
+            unit_bytes,
+            group_shift: group.map_or(0, |size| (size / unit_weights).trailing_zeros()),
+            lane_units,
+            tile_bytes,
+            tiles: in_features.div_ceil(unit_weights).div_ceil(ROW_LANES * lane_units),
+            chunks,
+            // An odd number of chunks spreads the rows over the banks.
+            pitch: CHUNK * (chunks | 1).min(12),
+        })
+    }
+
+    /// Dynamic shared memory of a block. A lane reads up to 4 bytes behind its last unit: past the last row of a
+    /// stage, unless rows have 12 chunks, whose tiles end 4 bytes before their rows do.
+    pub(crate) fn shared_bytes(&self) -> u32 {
+        (STAGES * BLOCK_ROWS * self.pitch + CHUNK).min(SHARED_BYTES)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ccq::code::{Family, GROUP_SIZES};
+
+    use super::*;
+
+    #[test]
+    fn stages_hold_their_tiles() {
+        for family in Family::ALL {
+            for code in GROUP_SIZES.into_iter().filter_map(|group| family.code(group.into()).ok()) {
+                let walk = Walk::new(CodeKernel::of(&code), &code, 4095).unwrap();
+                let weights = ROW_LANES * walk.lane_units * walk.unit_weights;
+                assert!(weights as usize <= TILE_WEIGHTS, "{code}: {walk:?}");
+                assert!(
+                    walk.tiles * weights >= 4095 && (walk.tiles - 1) * weights < 4095,
+                    "{code}: {walk:?}"
+                );
+                assert!(
+                    walk.chunks * CHUNK <= walk.pitch && walk.shared_bytes() <= SHARED_BYTES,
+                    "{code}: {walk:?}"
+                );
+                let mut last = 0; // what the last lane reads of a row, rounded up to whole registers
+                for tile in 0..16 {
+                    let begin = tile * walk.tile_bytes % CHUNK;
+                    let unit = begin + walk.tile_bytes - walk.unit_bytes;
+                    assert!(begin + walk.tile_bytes <= walk.chunks * CHUNK, "{code}: {walk:?}");
+                    last = last.max(unit / 4 * 4 + walk.unit_bytes.div_ceil(4) * 4 + 4);
+                }
+                let end = (STAGES * BLOCK_ROWS - 1) * walk.pitch + last;
+                assert!(end <= walk.shared_bytes(), "{code}: {walk:?}");
+            }
+        }
+    }
+}
