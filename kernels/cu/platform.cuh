@@ -99,6 +99,10 @@ __device__ __forceinline__ u32 funnel_right(u32 low, u32 high, u32 shift) {
     return __funnelshift_r(low, high, shift);
 }
 
+// addend + the two u16 of `pair` times bytes 0 and 1 of `bytes`, or 2 and 3.
+__device__ __forceinline__ u32 dot2_low(u32 pair, u32 bytes, u32 addend) { return __dp2a_lo(pair, bytes, addend); }
+__device__ __forceinline__ u32 dot2_high(u32 pair, u32 bytes, u32 addend) { return __dp2a_hi(pair, bytes, addend); }
+
 // Whether `value` is true for every lane of the warp.
 __device__ __forceinline__ bool all_lanes(bool value) { return __all_sync(0xFFFFFFFFu, value) != 0; }
 

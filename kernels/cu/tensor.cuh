@@ -55,12 +55,14 @@ struct Pieces {
 };
 
 // A code's pieces for an activation type, and the parts of a local scale: PART_BITS each, the last one signed.
+// Which placements of local scales there are beside PLACEMENT_NONE; src/walk.rs has the same.
 template <class C, class X>
 struct Split;
 
 template <class X>
 struct Split<Ccq275, X> : Pieces<4, 2, 3, 3> {  // 8 * 15
     static constexpr u32 PARTS = 1, PART_BITS = 4;
+    static constexpr bool EMBEDDED = true, NIBBLE = true, SIGNED8 = false;
     static __device__ Field field(u32 f) {
         constexpr Field table[] = {{4, 4, 0, 8}, {2, 2, 0, 8}, {0, 0, 0, 8}};
         return table[f];
@@ -70,6 +72,7 @@ struct Split<Ccq275, X> : Pieces<4, 2, 3, 3> {  // 8 * 15
 template <class X>
 struct Split<Ccq25, X> : Pieces<3, 1, 7, 7> {  // 13 bits of scale: 4 * 127, or 3 * 63
     static constexpr u32 PARTS = X::WIDE ? 2 : 3, PART_BITS = X::WIDE ? 7 : 6;
+    static constexpr bool EMBEDDED = true, NIBBLE = false, SIGNED8 = false;
     static __device__ Field field(u32 f) {
         constexpr Field table[] = {{13, 0, 0, 4}, {11, 2, 0, 4}, {9, 0, 0, 4}, {6, 2, 0, 4},
                                    {4, 0, 0, 4},  {2, 2, 0, 4},  {0, 0, 0, 4}};
@@ -80,6 +83,7 @@ struct Split<Ccq25, X> : Pieces<3, 1, 7, 7> {  // 13 bits of scale: 4 * 127, or 
 template <class X>
 struct Split206 : Pieces<6, 2, 4, 4> {  // 32 * 15, or 31 * 3
     static constexpr u32 PARTS = X::WIDE ? 1 : 2, PART_BITS = X::WIDE ? 4 : 2;
+    static constexpr bool EMBEDDED = false, NIBBLE = true, SIGNED8 = false;
     static __device__ Field field(u32 f) {
         constexpr u32 up = X::WIDE ? 3 : 0;
         constexpr Field table[] = {{9, up, 0, 32}, {6, 0, 0, 32}, {3, up, 0, 32}, {0, 0, 0, 32}};
@@ -94,6 +98,7 @@ struct Split<Ccq206F32, X> : Split206<X> {};
 template <class X>
 struct Split<Int2, X> : Pieces<2, 2, 4, 4> {  // 2 * 128
     static constexpr u32 PARTS = 1, PART_BITS = 8;
+    static constexpr bool EMBEDDED = false, NIBBLE = false, SIGNED8 = true;
     static __device__ Field field(u32 f) {
         constexpr Field table[] = {{6, 6, 0, 2}, {4, 4, 0, 2}, {2, 2, 0, 2}, {0, 0, 0, 2}};
         return table[f];
@@ -103,6 +108,7 @@ struct Split<Int2, X> : Pieces<2, 2, 4, 4> {  // 2 * 128
 template <class X>
 struct Split<Wint4, X> : Pieces<4, 2, 2, 2> {  // 8 * 128, or 8 * 15
     static constexpr u32 PARTS = X::WIDE ? 1 : 2, PART_BITS = X::WIDE ? 8 : 4;
+    static constexpr bool EMBEDDED = false, NIBBLE = false, SIGNED8 = true;
     static __device__ Field field(u32 f) {
         constexpr Field table[] = {{4, 4, 0, 8}, {0, 0, 0, 8}};
         return table[f];
@@ -113,6 +119,7 @@ struct Split<Wint4, X> : Pieces<4, 2, 2, 2> {  // 8 * 128, or 8 * 15
 template <class X>
 struct Split<Wint8, X> : Pieces<4, 2, 1, 2> {
     static constexpr u32 PARTS = X::WIDE ? 1 : 2, PART_BITS = X::WIDE ? 8 : 4;
+    static constexpr bool EMBEDDED = false, NIBBLE = false, SIGNED8 = true;
     static __device__ Field field(u32 f) {
         constexpr Field table[] = {{4, 4, 4, 8}, {0, 0, 0, 0}};
         return table[f];
@@ -128,21 +135,29 @@ struct Factors {
     u32 minus[S::PARTS];
 };
 
-// The integer local scale of a unit; `end` is behind the unit's last byte in shared memory. C: the code.
-template <class C>
-__device__ __forceinline__ int local_scale(const Matrix& m, const Row& row, u32 group, const u8* end) {
-    switch (m.placement) {
-        case PLACEMENT_NONE:
-            return 1;
-        case PLACEMENT_EMBEDDED: {
-            u32 word = end[-1];
-            if (C::word_bytes(m) == 2) word = word << 8 | end[-2];
-            return static_cast<int>(word & ((1u << m.scale_bits) - 1));
+// The integer local scales of a unit in the lane's rows; `end` is behind the unit's last byte of the first row in
+// shared memory, `pitch` the distance to the next. Beyond the row there are none. C: the code; S: its pieces.
+template <class C, class S>
+__device__ __forceinline__ void local_scales(const Matrix& m, const Row (&rows)[LANE_ROWS], u32 group, const u8* end,
+                                             u32 pitch, int (&local)[LANE_ROWS]) {
+#pragma unroll
+    for (u32 i = 0; i < LANE_ROWS; ++i) local[i] = m.placement == PLACEMENT_NONE ? 1 : 0;
+    if (S::EMBEDDED && m.placement == PLACEMENT_EMBEDDED) {
+#pragma unroll
+        for (u32 i = 0; i < LANE_ROWS; ++i) {
+            const u8* last = end + i * pitch;
+            u32 word = last[-1];
+            if (C::word_bytes(m) == 2) word = word << 8 | last[-2];
+            local[i] = static_cast<int>(word & ((1u << m.scale_bits) - 1));
         }
-        case PLACEMENT_NIBBLE:
-            return group < m.groups ? row.local_scale[group / 2] >> (group % 2 == 0 ? 4 : 0) & 0xF : 0;
-        default:
-            return group < m.groups ? static_cast<signed char>(row.local_scale[group]) : 0;
+    } else if (S::NIBBLE && m.placement == PLACEMENT_NIBBLE && group < m.groups) {
+#pragma unroll
+        for (u32 i = 0; i < LANE_ROWS; ++i) {
+            local[i] = __ldg(rows[i].local_scale + group / 2) >> (group % 2 == 0 ? 4 : 0) & 0xF;
+        }
+    } else if (S::SIGNED8 && m.placement == PLACEMENT_SIGNED8 && group < m.groups) {
+#pragma unroll
+        for (u32 i = 0; i < LANE_ROWS; ++i) local[i] = static_cast<signed char>(__ldg(rows[i].local_scale + group));
     }
 }
 
@@ -173,24 +188,29 @@ __device__ __forceinline__ bool is_small(const Row& row) {
 }
 
 // The codes of 4 bytes of words, one a half: bytes 0 and 2 in the first register, 1 and 3 in the second; words
-// of 16 bits are their own. `small`: is_small(row). C: the code.
-template <class C>
-__device__ __forceinline__ void split_words(const Matrix& m, const Row& row, bool small, u32 words, u32 (&codes)[2]) {
+// of 16 bits are their own. C: the code; SMALL: is_small(row).
+template <class C, bool SMALL>
+__device__ __forceinline__ void split_words(const Matrix& m, const Row& row, u32 words, u32 (&codes)[2]) {
     codes[0] = words;
     codes[1] = words >> 8;
     if (C::cluster(m) == CLUSTER_NONE) return;
     u32 code[4];
+    if (C::cluster(m) == CLUSTER_Q8) {
+        const u32 even = row.multiplier, odd = row.multiplier << 16, addend = static_cast<u32>(row.addend);
+        code[0] = dot2_low(even, words, addend);
+        code[1] = dot2_low(odd, words, addend);
+        code[2] = dot2_high(even, words, addend);
+        code[3] = dot2_high(odd, words, addend);
+    } else {
 #pragma unroll
-    for (u32 k = 0; k < 4; ++k) {
-        const u32 q = words >> 8 * k & 0xFF;
-        if (C::cluster(m) == CLUSTER_Q8) {
-            code[k] = row.multiplier * q + static_cast<u32>(row.addend);
-        } else if (small) {
-            const float value = __fsub_rn(__uint_as_float(__byte_perm(words, 0x4B000000u, 0x7650 + k)), 8388608.0f);
-            const float sum = __fmaf_rn(value, row.code_scale, row.code_addend);
-            code[k] = __float_as_uint(__fadd_rd(sum, 12582912.0f));
-        } else {
-            code[k] = expand<C>(m, row, q);
+        for (u32 k = 0; k < 4; ++k) {
+            if (SMALL) {
+                const float word = __uint_as_float(__byte_perm(words, 0x4B000000u, 0x7650 + k));
+                const float sum = __fmaf_rn(__fsub_rn(word, 8388608.0f), row.code_scale, row.code_addend);
+                code[k] = __float_as_uint(__fadd_rd(sum, 12582912.0f));
+            } else {
+                code[k] = expand<C>(m, row, words >> 8 * k & 0xFF);
+            }
         }
     }
     // Q8: bits 8 to 23 are the code.
@@ -217,12 +237,11 @@ __device__ __forceinline__ void load_pairs(const u16* x, u32 (&pairs)[COUNT]) {
     }
 }
 
-// Operand B of a piece: the activations of a token in the order of the weights' registers; those from `left` on
-// do not count. S: the code's pieces.
+// Operand B of a piece: the activations of a token in the order of the weights' registers. S: the code's pieces.
 template <class S>
-__device__ __forceinline__ void load_activations(const u16* x, bool present, u32 left, u32 (&b)[S::STEPS][2]) {
-    u32 pairs[S::WEIGHTS / 2] = {};
-    if (present) load_pairs(x, pairs);
+__device__ __forceinline__ void load_activations(const u16* x, u32 (&b)[S::STEPS][2]) {
+    u32 pairs[S::WEIGHTS / 2];
+    load_pairs(x, pairs);
     if (S::REGISTERS % 2 == 1) b[S::STEPS - 1][1] = 0;
 #pragma unroll
     for (u32 r = 0; r < S::REGISTERS; ++r) {
@@ -230,7 +249,11 @@ __device__ __forceinline__ void load_activations(const u16* x, bool present, u32
         const u32 selector = (low % 2 == 0 ? 0x0010 : 0x0032) | (high % 2 == 0 ? 0x5400 : 0x7600);
         b[r / 2][r % 2] = __byte_perm(pairs[low / 2], pairs[high / 2], selector);
     }
-    if (left >= S::WEIGHTS) return;
+}
+
+// Zeros the activations of weights from `left` on. S: the code's pieces.
+template <class S>
+__device__ __forceinline__ void mask_activations(u32 left, u32 (&b)[S::STEPS][2]) {
 #pragma unroll
     for (u32 r = 0; r < S::REGISTERS; ++r) {
         b[r / 2][r % 2] &= (S::low(r) < left ? 0x0000FFFFu : 0) | (S::high(r) < left ? 0xFFFF0000u : 0);
@@ -292,9 +315,8 @@ struct Worker {
     const Matrix& m;
     const Walk& walk;
     Row rows[LANE_ROWS];
-    bool small;                   // the f32 cluster's codes can be rounded the fast way, in every row
-    const u16* x[TOKENS / 8];     // this lane's tokens
-    bool present[TOKENS / 8];
+    bool small;                // the f32 cluster's codes can be rounded the fast way, in every row
+    const u16* x[TOKENS / 8];  // this lane's tokens; the first in place of others, whose products no one reads
 
     __device__ Worker(const GemvArgs& args, const Job& job) : m(args.matrix), walk(args.walk), small(true) {
 #pragma unroll
@@ -306,79 +328,106 @@ struct Worker {
 #pragma unroll
         for (u32 n = 0; n < TOKENS / 8; ++n) {
             const u32 token = lane_index() / 4 + 8 * n;
-            present[n] = token < job.tokens;
-            x[n] = job.x + static_cast<u64>(args.x_stride) * (present[n] ? token : 0);
+            x[n] = job.x + static_cast<u64>(args.x_stride) * (token < job.tokens ? token : 0);
         }
     }
 
     // Starts copying a tile's bytes of every row; chunks beyond the row become zeros.
     __device__ void copy_tile(u32 tile, u8* stage) const {
         const u32 first = static_cast<u32>(static_cast<u64>(tile) * walk.tile_bytes / 16);
+        u8* to = stage + lane_index() / 4 * walk.pitch;
+#pragma unroll 1
+        for (u32 k = lane_index() % 4; k < walk.chunks; k += 4) {
+            const bool valid = first + k < m.chunks;
+            const u64 from = valid ? 16 * static_cast<u64>(first + k) : 0;
 #pragma unroll
-        for (u32 i = 0; i < LANE_ROWS; ++i) {
-            u8* to = stage + (lane_index() / 4 + 8 * i) * walk.pitch;
-            for (u32 k = lane_index() % 4; k < walk.chunks; k += 4) {
-                const bool valid = first + k < m.chunks;
-                copy_async(to + 16 * k, rows[i].code + (valid ? 16 * static_cast<u64>(first + k) : 0), valid);
+            for (u32 i = 0; i < LANE_ROWS; ++i) {
+                copy_async(to + 8 * i * walk.pitch + 16 * k, rows[i].code + from, valid);
             }
         }
         commit_copies();
     }
 
-    // Multiplies the tile that is in shared memory.
-    __device__ void multiply_tile(u32 tile, const u8* stage, Sums<TOKENS>& sums) const {
+    // Multiplies the tile that is in shared memory. SMALL: as the member.
+    template <bool SMALL>
+    __device__ __forceinline__ void multiply_tile(u32 tile, const u8* stage, Sums<TOKENS>& sums) const {
         const u32 lane = lane_index();
         u32 unit = (4 * tile + lane % 4) * walk.lane_units;
         const u32 begin = static_cast<u32>(static_cast<u64>(tile) * walk.tile_bytes % 16);
         u32 byte = lane / 4 * walk.pitch + begin + lane % 4 * walk.lane_units * walk.unit_bytes;
 #pragma unroll 1
         for (u32 i = 0; i < walk.lane_units; ++i) {
-            multiply_unit(unit, stage, byte, sums);
+            multiply_unit<SMALL>(unit, stage, byte, sums);
             ++unit;
             byte += walk.unit_bytes;
         }
     }
 
     // Multiplies a unit whose first byte, in the lane's first row, is `byte` of the stage.
+    template <bool SMALL>
     __device__ __forceinline__ void multiply_unit(u32 unit, const u8* stage, u32 byte, Sums<TOKENS>& sums) const {
         Factors<S> f[LANE_ROWS];
+        int local[LANE_ROWS];
+        local_scales<C, S>(m, rows, unit >> walk.group_shift, stage + byte + walk.unit_bytes, 8 * walk.pitch, local);
 #pragma unroll
-        for (u32 i = 0; i < LANE_ROWS; ++i) {
-            const u8* end = stage + byte + 8 * i * walk.pitch + walk.unit_bytes;
-            f[i] = factors<S, X>(local_scale<C>(m, rows[i], unit >> walk.group_shift, end));
-        }
-        const u32 shift = byte % 4 * 8;
+        for (u32 i = 0; i < LANE_ROWS; ++i) f[i] = factors<S, X>(local[i]);
+
         const u32* words = reinterpret_cast<const u32*>(stage + byte - byte % 4);
         const u32 row_words = 8 * walk.pitch / 4;
-        u32 low[LANE_ROWS];
-        if (!C::WHOLE) {
+        const u16* first[TOKENS / 8];
 #pragma unroll
-            for (u32 i = 0; i < LANE_ROWS; ++i) low[i] = words[i * row_words];
-        }
+        for (u32 n = 0; n < TOKENS / 8; ++n) first[n] = x[n] + static_cast<u64>(unit) * walk.unit_weights;
+        u32 codes[LANE_ROWS][2];
+        u32 b[TOKENS / 8][S::STEPS][2];
         const u32 pieces = (walk.unit_bytes + 3) / 4;
+        if (C::WHOLE) {
 #pragma unroll 1
-        for (u32 p = 0; p < pieces; ++p) {
-            // Units of whole pieces: each of the four lanes begins with another, for the sake of the banks.
-            const u32 piece = C::WHOLE ? (p + lane_index() % 4) & (pieces - 1) : p;
-            const u32 weight = piece * S::WEIGHTS;
-            u32 b[TOKENS / 8][S::STEPS][2];
+            for (u32 p = 0; p < pieces; ++p) {
+                // Each of the four lanes begins with another piece, for the sake of the banks.
+                const u32 piece = (p + lane_index() % 4) & (pieces - 1);
+#pragma unroll
+                for (u32 n = 0; n < TOKENS / 8; ++n) load_activations<S>(first[n] + piece * S::WEIGHTS, b[n]);
+#pragma unroll
+                for (u32 i = 0; i < LANE_ROWS; ++i) {
+                    split_words<C, SMALL>(m, rows[i], words[i * row_words + piece], codes[i]);
+                }
+                multiply_piece<C, X, TOKENS>(codes, f, b, sums);
+            }
+            return;
+        }
+        const u32 shift = byte % 4 * 8;
+        u32 low[LANE_ROWS];
+#pragma unroll
+        for (u32 i = 0; i < LANE_ROWS; ++i) low[i] = words[i * row_words];
+        // The last piece by itself: only there do states end before words do.
+#pragma unroll 1
+        for (u32 piece = 0; piece + 1 < pieces; ++piece) {
+            next_words<SMALL>(++words, row_words, shift, low, codes);
 #pragma unroll
             for (u32 n = 0; n < TOKENS / 8; ++n) {
-                const u64 first = static_cast<u64>(unit) * walk.unit_weights + weight;
-                load_activations<S>(x[n] + first, present[n], C::WHOLE ? S::WEIGHTS : walk.unit_weights - weight, b[n]);
-            }
-            u32 codes[LANE_ROWS][2];
-#pragma unroll
-            for (u32 i = 0; i < LANE_ROWS; ++i) {
-                u32 four = words[i * row_words + piece + (C::WHOLE ? 0 : 1)];
-                if (!C::WHOLE) {
-                    const u32 high = four;
-                    four = funnel_right(low[i], high, shift);
-                    low[i] = high;
-                }
-                split_words<C>(m, rows[i], small, four, codes[i]);
+                load_activations<S>(first[n], b[n]);
+                first[n] += S::WEIGHTS;
             }
             multiply_piece<C, X, TOKENS>(codes, f, b, sums);
+        }
+        next_words<SMALL>(++words, row_words, shift, low, codes);
+#pragma unroll
+        for (u32 n = 0; n < TOKENS / 8; ++n) {
+            load_activations<S>(first[n], b[n]);
+            mask_activations<S>(walk.unit_weights - (pieces - 1) * S::WEIGHTS, b[n]);
+        }
+        multiply_piece<C, X, TOKENS>(codes, f, b, sums);
+    }
+
+    // The codes of the lane's rows from the 4 bytes `shift` bits into low:words[0], which becomes the new low.
+    template <bool SMALL>
+    __device__ __forceinline__ void next_words(const u32* words, u32 row_words, u32 shift, u32 (&low)[LANE_ROWS],
+                                               u32 (&codes)[LANE_ROWS][2]) const {
+#pragma unroll
+        for (u32 i = 0; i < LANE_ROWS; ++i) {
+            const u32 high = words[i * row_words];
+            split_words<C, SMALL>(m, rows[i], funnel_right(low[i], high, shift), codes[i]);
+            low[i] = high;
         }
     }
 };
@@ -429,7 +478,11 @@ __device__ __forceinline__ void multiply_rows(const GemvArgs& args, const Job& j
             wait_copies<0>();
         }
         __syncwarp();  // all lanes' copies have arrived
-        worker.multiply_tile(tile, stages + offset, sums);
+        if (C::cluster(args.matrix) != CLUSTER_F32 || worker.small) {
+            worker.template multiply_tile<true>(tile, stages + offset, sums);
+        } else {
+            worker.template multiply_tile<false>(tile, stages + offset, sums);
+        }
         __syncwarp();  // all lanes have read the stage that the next copies overwrite
         offset = other;
     }

@@ -287,6 +287,11 @@ inline u32 funnel_right(u32 low, u32 high, u32 shift) {
     return static_cast<u32>((static_cast<u64>(high) << 32 | low) >> (shift & 31));
 }
 
+inline u32 dot2_low(u32 pair, u32 bytes, u32 addend) {
+    return addend + (pair & 0xFFFF) * (bytes & 0xFF) + (pair >> 16) * (bytes >> 8 & 0xFF);
+}
+inline u32 dot2_high(u32 pair, u32 bytes, u32 addend) { return dot2_low(pair, bytes >> 16, addend); }
+
 // The bytes of high:low that the low four digits of the selector name.
 inline u32 __byte_perm(u32 low, u32 high, u32 selector) {
     const u64 both = static_cast<u64>(high) << 32 | low;

@@ -38,9 +38,15 @@ const _: () = assert!(size_of::<Walk>() == 32);
 impl Walk {
     /// For the named kernels; `None` where a code's kernels, or its scales, are not for the tensor cores.
     pub(crate) fn new(kernel: CodeKernel, code: &Code, in_features: u32) -> Option<Self> {
-        // Products with a signed scale of 8 bits fit 16-bit floats where states are not of overlapping codes.
-        let plain = matches!(kernel.suffix, "int2" | "wint4" | "wint8");
-        if kernel == CodeKernel::GENERAL || code.local_scale() == LocalScale::Signed8 && !plain {
+        // The placements that `Split` of `cu/tensor.cuh` lists.
+        let served = match (kernel.suffix, code.local_scale()) {
+            (_, LocalScale::None) => kernel != CodeKernel::GENERAL,
+            ("ccq275" | "ccq25", LocalScale::Embedded { .. }) => true,
+            ("ccq275" | "ccq206_q8" | "ccq206_f32", LocalScale::Nibble) => true,
+            ("int2" | "wint4" | "wint8", LocalScale::Signed8) => true,
+            _ => false,
+        };
+        if !served {
             return None;
         }
         let word_bytes = code.word_bytes() as u32;

@@ -309,9 +309,11 @@ fn gemv_takes_any_cluster() {
 #[test]
 fn moe_gemv_is_gemv_with_chosen_rows() {
     let (simulator, gemv) = (Simulator::new("moe_gemv"), Simulator::new("gemv"));
-    let (experts, rows, in_features, tokens) = (3, 37, 100, 4);
+    let (experts, in_features, tokens) = (3, 100, 4);
     let mut random = Random(11);
     for code in codes() {
+        // More rows than a block of the tensor cores' kernels has, for some.
+        let rows = if code.group_size() == Some(64) { 37 } else { 3 };
         let case = Case::new(code, experts * rows, in_features, &mut random);
         let matrix = Matrix::new(code, experts * rows, in_features, case.views()).unwrap();
         for element in [Element::F16, Element::Bf16] {
