@@ -38,30 +38,29 @@ struct Job {
 };
 
 // An activation type: the two floats in a register, and the arithmetic of integers times powers of two in it, two at
-// a time. A state that is masked at the low end of a half of a register is a subnormal number; times a factor of
-// pack(integer) power(0), it counts 1 / UNIT.
+// a time. A state that is masked at the low end of a half of a register is a subnormal number; times an integer that
+// is a factor, it counts 1 / UNIT.
 struct F16 {
-    static constexpr bool WIDE = true;       // 11 significant bits
-    static constexpr float UNIT = 16777216;
+    static constexpr bool WIDE = true;      // 11 significant bits
+    static constexpr float FACTOR = 1;      // what a factor of 1 is
+    static constexpr float UNIT = 0x1p24f;  // 1 / (FACTOR 2^-24)
     static __device__ float low(u32 pair) { return f16_to_f32(pair & 0xFFFF); }
     static __device__ float high(u32 pair) { return f16_to_f32(pair >> 16); }
     static __device__ u32 pack(float value) { return pack_f16(value, value); }
     static __device__ u32 fma2(u32 a, u32 b, u32 c) { return fma2_f16(a, b, c); }
     static __device__ void mma(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) { mma_f16(d, a, b); }
-    // 2^-places, twice; Bf16: 2^112 times that.
+    // 2^-places, twice.
     static __device__ u32 power(u32 places) { return (15 - places) * 0x04000400u; }
-    // -zero / UNIT, twice.
-    static __device__ u32 minus(u32 zero) { return zero * 0x00010001u | 0x80008000u; }
 };
 
 struct Bf16 {
     static constexpr bool WIDE = false;  // 8 significant bits
-    static constexpr float UNIT = 2097152;  // powers are scaled by 2^112: 2^-133 2^112 = 2^-21
+    static constexpr float FACTOR = 0x1p112f;
+    static constexpr float UNIT = 0x1p21f;  // 1 / (FACTOR 2^-133)
     static __device__ float low(u32 pair) { return bf16_to_f32(pair); }
     static __device__ float high(u32 pair) { return __uint_as_float(pair & 0xFFFF0000u); }
     static __device__ u32 pack(float value) { return pack_bf16(value, value); }
     static __device__ u32 fma2(u32 a, u32 b, u32 c) { return fma2_bf16(a, b, c); }
     static __device__ void mma(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) { mma_bf16(d, a, b); }
-    static __device__ u32 power(u32 places) { return (239 - places) * 0x00800080u; }
-    static __device__ u32 minus(u32 zero) { return pack(-static_cast<float>(zero) / UNIT); }
+    static __device__ u32 power(u32 places) { return (127 - places) * 0x00800080u; }
 };

@@ -170,14 +170,18 @@ __device__ __forceinline__ Factors<S> factors(int local) {
         const bool last = part + 1 == S::PARTS;
         const int value = last ? local >> part * S::PART_BITS
                                : (local >> part * S::PART_BITS & ((1 << S::PART_BITS) - 1));
-        const float weight = static_cast<float>(1u << part * S::PART_BITS);
         // The value as a float, by adding it to 1.5 * 2^23.
-        const float whole = __fsub_rn(__uint_as_float(0x4B400000u + static_cast<u32>(value)), 12582912.0f);
-        const u32 twice = X::pack(__fmul_rn(whole, weight));
+        float weight = __fsub_rn(__uint_as_float(0x4B400000u + static_cast<u32>(value)), 12582912.0f);
+        const float counts = X::FACTOR * static_cast<float>(1u << part * S::PART_BITS);
+        if (counts != 1.0f) weight = __fmul_rn(weight, counts);
+        f.factor[part][0] = X::pack(weight);
 #pragma unroll
-        for (u32 n = 0; n < Factors<S>::PLACES; ++n) f.factor[part][n] = X::fma2(twice, X::power(n), 0);
-        const u32 zero = S::field(0).zero << S::field(0).exponent;
-        f.minus[part] = X::fma2(twice, X::minus(zero), 0);
+        for (u32 n = 1; n < Factors<S>::PLACES; ++n) {
+            f.factor[part][n] = X::fma2(f.factor[part][0], X::power(n), 0);
+        }
+        // Minus the zero point, as a masked state would be.
+        const u32 zero = (S::field(0).zero << S::field(0).exponent) * 0x00010001u | 0x80008000u;
+        f.minus[part] = X::fma2(f.factor[part][0], zero, 0);
     }
     return f;
 }

@@ -152,7 +152,8 @@ fn cases(mut check: impl FnMut(&Case, usize, &mut Random)) {
     let large = if set("CCQ_GPU_QUICK") { &LARGE[..0] } else { &LARGE };
     for (i, code) in codes.into_iter().enumerate() {
         let chosen = large.get(i % LARGE.len()); // every code one large shape, every shape some codes
-        for &(rows, in_features, tokens) in SMALL.iter().chain(chosen) {
+        // Every code two small shapes, too.
+        for &(rows, in_features, tokens) in SMALL.iter().skip(i % 2).step_by(2).chain(chosen) {
             check(&Case::new(code, rows, in_features, &mut random), tokens, &mut random);
         }
     }
@@ -257,7 +258,7 @@ fn simulated_driver_passes() {
     let system = env::var("LD_LIBRARY_PATH").unwrap_or_default();
     let folder = driver.parent().expect("a path in a folder").display();
     let output = std::process::Command::new(env::current_exe().expect("this program"))
-        .args(["--skip", "simulated_driver"])
+        .args(["--test-threads=1", "--skip", "simulated_driver"])
         .env("LD_LIBRARY_PATH", format!("{folder}:{system}"))
         .env("CCQ_GPU_QUICK", "1")
         .env("CCQ_REQUIRE_GPU", "1")
