@@ -52,7 +52,8 @@ def main():
         return
     text = PAGE.read_text("utf-8")
     block = f"<!-- count_sass.py -->\n{table}\n<!-- end -->"
-    PAGE.write_text(re.sub(r"<!-- count_sass\.py -->\n.*?<!-- end -->", lambda _: block, text, flags=re.DOTALL), "utf-8")
+    pattern = r"<!-- count_sass\.py -->\n.*?<!-- end -->"
+    PAGE.write_text(re.sub(pattern, lambda _: block, text, flags=re.DOTALL), "utf-8")
 
 
 def disassemble():

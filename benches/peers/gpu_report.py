@@ -49,7 +49,8 @@ def _figures(results: Results) -> str:
     rows = (results["ours"] or {}).get("results", [])
     peers = (results["peers"] or {}).get("results", [])
     lines = [
-        "| encoding | shape | operation | us | GB/s stored | share of a copy | cuBLAS bf16 us | torch bf16 us | Triton 2-bit us |",
+        "| encoding | shape | operation | us | GB/s stored | share of a copy "
+        "| cuBLAS bf16 us | torch bf16 us | Triton 2-bit us |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:

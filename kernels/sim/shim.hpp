@@ -5,7 +5,7 @@
 // on. Blocks run one after the other, each with shared memory that was filled with NaN, so that reading what no
 // one wrote shows. Lanes and warps take turns in rising or in falling order, as the launch says: results that
 // differ between the two reveal a missing barrier. Races that both orders hide stay hidden. Asynchronous copies
-// arrive when they are waited for and not before.
+// arrive as late as they may, when they are waited for, or in falling order as early, when they are started.
 //
 // Fibers get their stacks from makecontext, once a thread, and switch with setjmp, which asks nothing of the
 // system; they outlive a launch and run the next block's body when it is their turn again.
@@ -54,7 +54,7 @@ struct Launch {
 constexpr u32 LANES = 32;
 constexpr size_t STACK = 64 << 10;
 
-// An asynchronous copy of 16 bytes that was started, zeros where there is no source.
+// An asynchronous copy of 16 bytes that was started.
 struct Copy {
     void* to;
     const void* from;
@@ -84,6 +84,7 @@ inline thread_local jmp_buf scheduler;
 inline thread_local std::vector<float> shared;
 inline thread_local const std::function<void()>* body;
 inline thread_local u32 current;
+inline thread_local bool falling;  // of the launch
 inline thread_local Index thread, block;
 
 // 16-byte aligned, as the GPU's is.
@@ -134,7 +135,7 @@ __attribute__((noinline)) inline void enter(Fiber& fiber) {
 }
 
 // Lets every running lane of a warp run to its next barrier or its end; whether one is still running.
-inline bool step_warp(u32 first, u32 lanes, bool falling) {
+inline bool step_warp(u32 first, u32 lanes) {
     u32 running = 0, stopped = 0;
     for (u32 i = 0; i < lanes; ++i) {
         current = first + (falling ? lanes - 1 - i : i);
@@ -151,10 +152,9 @@ inline bool step_warp(u32 first, u32 lanes, bool falling) {
 // Lets every warp run to the next barrier of the block, or to its end; whether one is at the barrier.
 inline bool step_block(const Launch& launch) {
     const u32 warps = (launch.threads + LANES - 1) / LANES;
-    const bool falling = launch.falling != 0;
     for (u32 w = 0; w < warps; ++w) {
         const u32 first = (falling ? warps - 1 - w : w) * LANES;
-        while (step_warp(first, launch.threads - first < LANES ? launch.threads - first : LANES, falling)) {
+        while (step_warp(first, launch.threads - first < LANES ? launch.threads - first : LANES)) {
         }
     }
     bool waiting = false;
@@ -193,6 +193,7 @@ inline void run(const Launch& launch, const std::function<void()>& kernel) {
     // A page of poison behind the last float that the launch asked for: reading beyond it shows as NaN.
     shared.assign(launch.shared_bytes / sizeof(float) + 1024, 0.0f);
     body = &kernel;
+    falling = launch.falling != 0;
     for (block.x = 0; block.x < launch.blocks; ++block.x) {
         run_block(launch);
         const float* end = shared_memory() + launch.shared_bytes / sizeof(float);
@@ -236,22 +237,24 @@ inline void copy_async(void* shared, const void* global, bool valid) {
     if ((reinterpret_cast<std::uintptr_t>(shared) | reinterpret_cast<std::uintptr_t>(global)) % 16 != 0) {
         sim::fail("an asynchronous copy at a misaligned address");
     }
+    static const char zeros[16] = {};
+    const void* from = valid ? global : zeros;
     sim::Fiber& fiber = sim::fibers[sim::current];
-    fiber.copies.push_back({shared, valid ? global : nullptr, fiber.group});
+    if (sim::falling) std::memcpy(shared, from, 16);
+    fiber.copies.push_back({shared, from, fiber.group});
 }
 
 inline void commit_copies() { ++sim::fibers[sim::current].group; }
 
 template <u32 PENDING>
 void wait_copies() {
-    static const char zeros[16] = {};
     sim::Fiber& fiber = sim::fibers[sim::current];
     std::vector<sim::Copy> pending;
     for (const sim::Copy& copy : fiber.copies) {
         if (copy.group + PENDING >= fiber.group) {
             pending.push_back(copy);
-        } else {
-            std::memcpy(copy.to, copy.from != nullptr ? copy.from : zeros, 16);
+        } else if (!sim::falling) {
+            std::memcpy(copy.to, copy.from, 16);
         }
     }
     fiber.copies.swap(pending);
@@ -384,7 +387,8 @@ void sim_mma(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2], Widen widen) {
             sum += static_cast<double>(left.a[k / 8 * 4 + row / 8 * 2 + k % 2]) * right.b[k / 8 * 2 + k % 2];
         }
         d[i] = static_cast<float>(sum);
-        if (std::fabs(static_cast<double>(d[i])) > std::fabs(sum) && std::isfinite(sum)) d[i] = std::nextafter(d[i], 0.0f);
+        const bool away = std::fabs(static_cast<double>(d[i])) > std::fabs(sum);
+        if (away && std::isfinite(sum)) d[i] = std::nextafter(d[i], 0.0f);
     }
     sim::wait();
 }

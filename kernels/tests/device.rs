@@ -23,14 +23,14 @@ fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// The device, or `None` where there is none; any other failure is the test's.
+/// The device, or `None` where there is none, unless CCQ_REQUIRE_GPU=1; any other failure is the test's.
 fn device() -> Option<Device> {
     match Device::open(Selector::Any) {
         Ok(device) => {
             say(&format!("on {:?}", device.info()));
             Some(device)
         }
-        Err(error) if error.is_absence() => {
+        Err(error) if error.is_absence() && std::env::var_os("CCQ_REQUIRE_GPU").is_none_or(|v| v != "1") => {
             say(&format!("no device: not run ({error})"));
             None
         }
