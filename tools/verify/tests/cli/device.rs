@@ -166,7 +166,7 @@ fn the_cpu_compares_what_kernels_cannot() {
 fn sources_that_would_be_rounded_are_not() {
     let (rows, columns) = (6, 200);
     let folder = Folder::new();
-    let weights: Vec<u8> = (0..rows * columns).map(|at| (at * 37 % 120 | at % 3 << 7) as u8).collect();
+    let weights: Vec<u8> = (0..rows * columns).map(|at| ((at * 37 % 120) | ((at % 3) << 7)) as u8).collect();
     let scales: Vec<u8> = [0.0123f32, 0.0234].iter().flat_map(|scale| scale.to_le_bytes()).collect();
     let plain =
         |name, shape: &[usize], dtype, bytes: &[u8]| Tensor::f32(name, shape, None).bytes(dtype, bytes);
