@@ -3,14 +3,16 @@
 
 #[path = "../tools/xtask/src/dump.rs"]
 mod dump;
+#[path = "../tools/xtask/src/sparse.rs"]
+mod sparse;
 
-use std::fs::{self, File};
-use std::io::{Seek, SeekFrom, Write};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use ccq::format::{Contents, Dtype, Encoding, Layout, MagicHint, TensorSpec, Writer};
 use ccq::planes::{Clusters, LocalScales, Words, as_f32s};
 use ccq::{Access, Container, Error, Limits, OpenOptions};
+use sparse::Sparse;
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/golden").join(name)
@@ -147,31 +149,6 @@ fn typed_planes_hold_what_the_bytes_say() {
         }
     }
     assert_eq!(kinds, [true; 7], "a kind of plane was not seen");
-}
-
-/// Writes the payload of zeros by leaving it out.
-struct Sparse(File);
-
-impl Write for Sparse {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if bytes.len() >= 4096 && bytes.iter().all(|&byte| byte == 0) {
-            self.0.seek(SeekFrom::Current(bytes.len() as i64))?;
-            return Ok(bytes.len());
-        }
-        self.0.write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        let end = self.0.metadata()?.len().max(self.0.stream_position()?);
-        self.0.set_len(end)
-    }
-}
-
-impl Seek for Sparse {
-    fn seek(&mut self, position: SeekFrom) -> std::io::Result<u64> {
-        self.flush()?;
-        self.0.seek(position)
-    }
 }
 
 const TENSORS: usize = 256;

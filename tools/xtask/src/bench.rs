@@ -1,44 +1,17 @@
-//! `cargo xtask bench-open` and `bench-decode`: figures for the README, each beside the time of something simple that
-//! has to touch the same bytes. The best of several runs counts: others are slowed down by the rest of the machine.
+//! `cargo xtask bench-decode`: figures for the README, each beside the time of something simple that has to touch the
+//! same bytes. The best of several runs counts: others are slowed down by the rest of the machine.
 
 use std::fs;
 use std::hint::black_box;
-use std::io::Cursor;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use ccq::code::{Code, Family};
-use ccq::format::{Contents, Dtype, Index, Layout, TensorSpec, Writer};
 use ccq::{Container, Limits};
 
-use crate::container::{FreeBits, Recipe, coded, raw, with_f32_cluster};
+use crate::container::{FreeBits, Recipe, coded, with_f32_cluster};
 
-const RUNS: usize = 25;
-
-/// Times the opening of a container of many small tensors.
-pub fn open(tensors: u32) -> Result<()> {
-    let name = |i: u32| format!("model.layers.{}.mlp.experts.{}.down_proj.weight", i / 256, i % 256);
-    let tensors: Vec<TensorSpec> = (0..tensors).map(|i| raw(name(i), Dtype::Bf16, &[0, 4096])).collect();
-    let count = tensors.len();
-    let layout = Layout::new(Contents { tensors, ..Contents::default() })?;
-    let mut writer = Writer::new(Cursor::new(Vec::new()), layout)?;
-    while let Some(name) = writer.next_name().map(String::from) {
-        writer.write(&name, &[&[]])?;
-    }
-    let file = writer.finish()?.into_inner();
-    let open = best(|| {
-        black_box(Index::parse(black_box(&file), file.len() as u64, &Limits::DEFAULT)?);
-        Ok(())
-    })?;
-    let checksum = best(|| {
-        black_box(crc32fast::hash(black_box(&file)));
-        Ok(())
-    })?;
-    let mib = file.len() as f64 / f64::from(1 << 20);
-    println!("{}, 1 thread, {count} tensors, {mib:.1} MiB of index, best of {RUNS}\n", machine());
-    println!("opened in {:.1} ms, {:.1} times its CRC-32", millis(open), ratio(open, checksum));
-    Ok(())
-}
+pub const RUNS: usize = 25;
 
 /// Times portable decoding, one thread, row by row into the same buffer.
 pub fn decode(rows: u64, in_features: u64) -> Result<()> {
@@ -88,7 +61,8 @@ fn copy_of_f32(rows: u64, in_features: u64) -> Result<Duration> {
     })
 }
 
-fn best(mut run: impl FnMut() -> Result<()>) -> Result<Duration> {
+/// The time of the fastest of several runs.
+pub fn best(mut run: impl FnMut() -> Result<()>) -> Result<Duration> {
     let mut best = Duration::MAX;
     for _ in 0..RUNS {
         let start = Instant::now();
@@ -98,16 +72,13 @@ fn best(mut run: impl FnMut() -> Result<()>) -> Result<Duration> {
     Ok(best)
 }
 
-fn ratio(time: Duration, baseline: Duration) -> f64 {
+/// How many times the baseline.
+pub fn ratio(time: Duration, baseline: Duration) -> f64 {
     time.as_secs_f64() / baseline.as_secs_f64()
 }
 
-fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
-}
-
 /// The processor, where the system tells.
-fn machine() -> String {
+pub fn machine() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     model.map_or(std::env::consts::ARCH, |(_, name)| name).into()

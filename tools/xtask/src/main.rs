@@ -3,6 +3,7 @@
 
 mod bad;
 mod bench;
+mod bench_open;
 mod classify;
 mod container;
 mod dump;
@@ -11,6 +12,7 @@ mod golden;
 mod layout;
 mod parts;
 mod seeds;
+mod sparse;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -35,9 +37,9 @@ enum Xtask {
         /// Folder to create
         folder: PathBuf,
     },
-    /// Time the opening of a container of many small tensors
+    /// Time the opening of a large sparse container, beside safetensors and GGUF files of the same tensors
     BenchOpen {
-        /// Tensors in the container
+        /// Tensors of 100 KiB in each file
         #[arg(long, default_value_t = 100_000)]
         tensors: u32,
     },
@@ -78,7 +80,7 @@ fn run(command: Xtask) -> Result<()> {
         Xtask::Bad(generate) => bad::run(&root.join("testdata/bad"), generate.check),
         Xtask::Seeds => seeds::run(&root),
         Xtask::FetchModel { folder } => fetch_model(&root, &folder),
-        Xtask::BenchOpen { tensors } => bench::open(tensors),
+        Xtask::BenchOpen { tensors } => bench_open::run(tensors),
         Xtask::BenchDecode { rows, in_features } => bench::decode(rows, in_features),
     }
 }
