@@ -44,6 +44,7 @@ pub mod code;
 pub mod codec;
 mod container;
 pub mod format;
+mod messages;
 #[cfg(feature = "mmap")]
 mod mmap;
 mod open;

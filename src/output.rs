@@ -5,6 +5,8 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::messages::messages;
+
 /// A file being written as `NAME.partial`, under a lock, beside the name it will have.
 ///
 /// [`Output::commit`] makes it durable and gives it its name; dropped before that, it is removed.
@@ -18,8 +20,9 @@ pub struct Output {
     keep: bool,
 }
 
+messages! {
 /// Why an output cannot be written.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum OutputError {
     /// There is a file of that name.
@@ -42,6 +45,16 @@ pub enum OutputError {
         /// Why.
         source: io::Error,
     },
+}
+}
+
+impl std::error::Error for OutputError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
 }
 
 impl Output {

@@ -1,6 +1,7 @@
 //! Models in several files (spec, clause 3.7).
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::string::String;
 use std::vec::Vec;
@@ -32,13 +33,24 @@ pub struct Set {
 }
 
 /// Why a set is refused, and which file of it is to blame.
-#[derive(Debug, thiserror::Error)]
-#[error("{}: {source}", file.display())]
+#[derive(Debug)]
 pub struct SetError {
     /// The file, also one that is missing.
     pub file: PathBuf,
     /// What is wrong.
     pub source: Error,
+}
+
+impl fmt::Display for SetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.file.display(), self.source)
+    }
+}
+
+impl std::error::Error for SetError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
 }
 
 impl Set {

@@ -6,9 +6,11 @@ use core::mem::offset_of;
 
 use super::layout::Header;
 use crate::code::CodeError;
+use crate::messages::messages;
 
+messages! {
 /// Why a container is refused. Every variant says where, what was expected and what was found.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
     /// The bytes end before `what` does.
@@ -198,8 +200,26 @@ pub enum Error {
     },
     /// The system failed to read or write.
     #[cfg(feature = "std")]
-    #[error("{0}")]
-    Io(#[from] std::io::Error),
+    #[error("{error}")]
+    Io(std::io::Error) as error,
+}
+}
+
+impl core::error::Error for Error {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            #[cfg(feature = "std")]
+            Self::Io(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(feature = "std")]
+impl From<std::io::Error> for Error {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error)
+    }
 }
 
 impl Error {

@@ -11,6 +11,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::{Layout, seal};
 use crate::format::index::Plane;
 use crate::format::layout::{CHUNK, Header, SectionKind, chunk_count};
+use crate::messages::messages;
 
 /// Streams the planes of a laid-out container into a sink, memory bounded by what the caller holds.
 ///
@@ -254,8 +255,9 @@ impl Begun {
     }
 }
 
+messages! {
 /// Why a container could not be written.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum WriteError {
     /// A tensor or blob came out of order.
@@ -285,8 +287,24 @@ pub enum WriteError {
         missing: String,
     },
     /// The system failed to write.
-    #[error(transparent)]
-    Io(#[from] io::Error),
+    #[error("{error}")]
+    Io(io::Error) as error,
+}
+}
+
+impl std::error::Error for WriteError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io(error) => error.source(), // the message is the error's own
+            _ => None,
+        }
+    }
+}
+
+impl From<io::Error> for WriteError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
 }
 
 fn plane_length(name: &str, plane: &Plane, found: u64) -> WriteError {
