@@ -210,7 +210,7 @@ class Tensor:
         """
         if self.encoding != "raw":
             raise ValueError(f"{self.name} is stored as {self.encoding}: dequantize() it, or take its planes")
-        raw = self._native.plane("raw")
+        raw = memoryview(self._native.plane("raw"))
         if self.dtype not in _RAW_TYPES:
             return np.frombuffer(raw, np.uint8)
         return np.ndarray(self.shape, _RAW_TYPES[self.dtype], raw)
@@ -242,7 +242,7 @@ class Tensor:
         return cast(tuple[int, int], self._native.rows_and_features)
 
     def _plane(self, name: str) -> npt.NDArray[Any]:
-        plane, code = self._native.plane(name), self.code
+        plane, code = memoryview(self._native.plane(name)), self.code
         if code is None:
             return np.frombuffer(plane, np.uint8)
         rows = self._matrix()[0]
