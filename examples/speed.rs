@@ -13,6 +13,8 @@
 use std::collections::HashMap;
 use std::hint::black_box;
 use std::io::{BufRead, Write};
+use std::ops::Range;
+use std::sync::{Barrier, RwLock};
 use std::time::Instant;
 
 use ccq::code::{Code, Family};
@@ -93,7 +95,6 @@ impl Bench<'_> {
     fn run(&self, operation: &str) -> Result<f64, String> {
         let (rows, columns) = (self.matrices[0].rows(), self.matrices[0].in_features());
         let x: Vec<f32> = (0..columns * self.vectors).map(|at| (at % 7) as f32 - 3.0).collect();
-        let mut y = vec![0.0f32; rows * self.vectors];
         let mut row = vec![0.0f32; columns];
         match operation {
             "decode" => Ok(self.best(|matrix| {
@@ -117,35 +118,51 @@ impl Bench<'_> {
             }
             "memset" => {
                 let mut out = vec![1u8; rows * columns * 4];
-                Ok(self.best(|_| black_box(&mut out).fill(0)))
+                Ok(self.best(|_| black_box(&mut out).fill(1)))
             }
-            "exact" => Ok(self.best(|matrix| {
-                self.share(&mut y, |rows, y| matrix.matvec_rows(rows, black_box(&x), y).unwrap());
-            })),
-            "int8" => Ok(self.best(|matrix| {
-                let x = Activations::new(black_box(&x), columns);
-                self.share(&mut y, |rows, y| matrix.matvec_int8_rows(rows, &x, y).unwrap());
-            })),
+            "exact" => {
+                Ok(self.product(|| x.clone(), |matrix, rows, x, y| matrix.matvec_rows(rows, x, y).unwrap()))
+            }
+            "int8" => Ok(self.product(
+                || Activations::new(black_box(&x), columns),
+                |matrix, rows, x, y| matrix.matvec_int8_rows(rows, x, y).unwrap(),
+            )),
             _ => Err(format!("no operation is called {operation}")),
         }
     }
 
-    /// The rows in as many equal parts as there are threads.
-    fn share(&self, y: &mut [f32], part: impl Fn(std::ops::Range<usize>, &mut [f32]) + Sync) {
-        let rows = y.len() / self.vectors;
+    /// Seconds of the fastest product, with the rows in as many equal parts as there are threads.
+    fn product<X: Send + Sync>(
+        &self,
+        vectors: impl Fn() -> X + Sync,
+        part: impl Fn(&Matrix<'_>, Range<usize>, &X, &mut [f32]) + Sync,
+    ) -> f64 {
+        let rows = self.matrices[0].rows();
         let size = rows.div_ceil(self.threads);
+        let (start, end) = (Barrier::new(self.threads), Barrier::new(self.threads));
+        let x = RwLock::new(vectors());
+        let work = |at: usize| {
+            let (first, last) = ((at * size).min(rows), ((at + 1) * size).min(rows));
+            let mut y = vec![0.0; (last - first) * self.vectors];
+            let mut best = f64::INFINITY;
+            for matrix in &self.matrices {
+                start.wait();
+                let begin = Instant::now();
+                if at == 0 {
+                    *x.write().unwrap() = vectors();
+                }
+                start.wait();
+                part(black_box(matrix), first..last, &x.read().unwrap(), black_box(&mut y));
+                end.wait();
+                best = best.min(begin.elapsed().as_secs_f64());
+            }
+            best
+        };
         std::thread::scope(|scope| {
-            let mut parts = y.chunks_mut((size * self.vectors).max(1)).enumerate();
-            let first = parts.next();
-            for (at, y) in parts {
-                let part = &part;
-                scope.spawn(move || part(at * size..at * size + y.len() / self.vectors, y));
-            }
-            if let Some((_, y)) = first {
-                part(0..y.len() / self.vectors, y);
-            }
-        });
-        black_box(y);
+            let work = &work;
+            (1..self.threads).for_each(|at| drop(scope.spawn(move || work(at))));
+            work(0)
+        })
     }
 
     /// Seconds of the fastest pass.

@@ -28,7 +28,7 @@ class Ggml:
     """The library, loaded."""
 
     def __init__(self) -> None:
-        self.base = ctypes.CDLL(str(_find("ggml-base")))
+        self.base = library("ggml-base")
         base = self.base
         base.ggml_type_name.restype = ctypes.c_char_p
         base.ggml_version.restype = ctypes.c_char_p
@@ -64,6 +64,10 @@ class Ggml:
             total.add(source, decoded, packed.nbytes, seconds, self._time_decoding(name, packed, width))
         return total
 
+    def pack(self, name: str, source: np.ndarray) -> np.ndarray:
+        """The bytes of a matrix whose rows are of whole blocks."""
+        return self._quantize(name, source, np.ones(source.shape[1], np.float32))[0]
+
     def _quantize(
         self, name: str, source: np.ndarray, ones: Optional[np.ndarray]
     ) -> tuple[np.ndarray, float]:
@@ -97,8 +101,13 @@ class Ggml:
         return max(min(run(width) for _ in range(3)) - calls, 1e-9)
 
 
+def library(stem: str) -> ctypes.CDLL:
+    """The shared library `stem` of the package, without importing that."""
+    return ctypes.CDLL(str(_find(stem)))
+
+
 def _find(stem: str) -> Path:
-    """The shared library `stem` of the package, without importing it."""
+    """Where it is."""
     spec = util.find_spec("llama_cpp")
     if spec is None or spec.origin is None:
         sys.exit("compare.py: llama-cpp-python is not installed in this environment")

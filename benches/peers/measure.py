@@ -13,7 +13,7 @@ from typing import Any, Callable, Optional
 
 import numpy as np
 
-from . import bits, data, ours, rtn, study
+from . import bits, data, kernels, ours, rtn, study
 from .ggml import Ggml
 
 Row = dict[str, Any]
@@ -36,7 +36,7 @@ def everything(arguments: argparse.Namespace) -> dict[str, Any]:
     """The results that compare.py writes."""
     start = _machine()
     library = Ggml()
-    figures = arguments.figures or ours.build()
+    figures = arguments.figures or ours.build("ccq-quantize", "figures")
     quick, cache = arguments.quick, arguments.cache
     rounds = 1 if quick else arguments.rounds
     sets = [data.gauss(cache, 16), data.layer0()] if quick else [data.gauss(cache, 256), data.minilm(cache)]
@@ -61,6 +61,13 @@ def everything(arguments: argparse.Namespace) -> dict[str, Any]:
         "codes": study.codes(quick),
         "positions": study.positions(quick),
     }
+
+
+def speeds(arguments: argparse.Namespace, results: dict[str, Any]) -> dict[str, Any]:
+    """The same results with the speed of the kernels measured anew."""
+    machine, versions = _machine(), {"ccq": _version(), **Ggml().versions()}
+    rounds = 1 if arguments.quick else max(arguments.rounds, 5)
+    return {**results, "speed": kernels.everything(machine, versions, arguments.speed, rounds)}
 
 
 def _family(figures: Path, library: Ggml, tensors: data.Dataset, encoding: str, rounds: int) -> list[Row]:

@@ -12,18 +12,18 @@ from . import bits
 from .data import ROOT, Dataset
 
 
-def build() -> Path:
-    """Compiles the example and returns its path."""
-    command = ["cargo", "build", "--release", "--quiet", "-p", "ccq-quantize", "--example", "figures"]
+def build(package: str, example: str) -> Path:
+    """Compiles an example and returns its path."""
+    command = ["cargo", "build", "--release", "--quiet", "-p", package, "--example", example]
     try:
         subprocess.run(command, cwd=ROOT, check=True)
         metadata = ["cargo", "metadata", "--format-version", "1", "--no-deps"]
         found = json.loads(subprocess.check_output(metadata, cwd=ROOT))
     except FileNotFoundError:
-        sys.exit("compare.py: there is no cargo; install Rust, or name the compiled example with --figures")
+        sys.exit(f"compare.py: there is no cargo; install Rust, or name the compiled example with --{example}")
     except subprocess.CalledProcessError:
-        sys.exit("compare.py: the figures example does not compile")
-    name = "figures.exe" if os.name == "nt" else "figures"
+        sys.exit(f"compare.py: the {example} example does not compile")
+    name = f"{example}.exe" if os.name == "nt" else example
     return Path(found["target_directory"]) / "release" / "examples" / name
 
 

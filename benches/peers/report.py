@@ -33,6 +33,8 @@ def text(results: Results) -> str:
 def markdown(results: Results) -> dict[str, str]:
     """The blocks of the documentation, by name."""
     blocks = {"setting": setting(results)}
+    if "speed" in results:
+        blocks["speed_setting"] = speed_setting(results["speed"])
     for name, (head, *body) in _tables(results).items():
         rule = ["---"] + ["---:"] * (len(head) - 1)
         blocks[name] = "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *body])
@@ -69,7 +71,25 @@ def setting(results: Results) -> str:
     )
 
 
+def speed_setting(speed: Row) -> str:
+    """The same for the kernels."""
+    machine, versions = speed["machine"], speed["versions"]
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores ({machine['isa']}), {machine['system']}, "
+        f"load average {machine['load']:.1f} at the start; rounds: {speed['rounds']}, {speed['date']}; "
+        f"{speed['shape']} weights, other copies of them in every pass; ccq {versions['ccq']}, "
+        f"ggml {versions['ggml']} (llama-cpp-python {versions['llama-cpp-python']})."
+    )
+
+
 def _tables(results: Results) -> dict[str, Cells]:
+    tables = _accuracy(results)
+    if "speed" in results:
+        tables |= {"kernels": _kernels(results["speed"]), "products": _products(results["speed"])}
+    return tables
+
+
+def _accuracy(results: Results) -> dict[str, Cells]:
     return {
         "speed": _speed(results, [pair for pair in results["pairs"] if pair["first"]]),
         "pairs": _speed(results, [pair for pair in results["pairs"] if not pair["first"]]),
@@ -94,6 +114,25 @@ def _speed(results: Results, pairs: list[Row]) -> Cells:
             for figure in speeds:
                 cells += [_both(ours, peer, figure, 2), _ratio(pair[figure])]
             table.append(cells)
+    return table
+
+
+def _kernels(speed: Row) -> Cells:
+    """Ours, one thread: billions of weights a second."""
+    head = ["encoding", "to f32", "to f16", "to bf16", "matrix to memory", "of a memset", "f32 product"]
+    table = [[*head, "int8 product", "two threads", "over one"]]
+    for row in speed["kernels"]:
+        cells = [f"{row[key]:.1f}" for key in ("decode", "decode_f16", "decode_bf16", "matrix")]
+        cells += [f"{row['of_memset']:.0%}", f"{row['exact']:.1f}", f"{row['int8']:.1f}"]
+        table.append([row["encoding"], *cells, f"{row['int8 by two']:.1f}", f"{row['two_over_one']:.2f}"])
+    return table
+
+
+def _products(speed: Row) -> Cells:
+    table = [["ours / peer", "Gweights/s", "ratio"]]
+    for row in speed["products"]:
+        both = " / ".join(f"{value:.1f}" for value in row["gweights_per_s"])
+        table.append([f"{row['ours']} / {row['peer']}", both, f"{row['ratio']:.2f}"])
     return table
 
 

@@ -23,7 +23,7 @@ pub struct Activations {
     vectors: usize,
     /// Chunks of a vector.
     chunks: usize,
-    /// Block by block, of one vector after the other; zeros to an even number of blocks.
+    /// Block by block, of one vector after the other.
     values: Vec<Values>,
     /// Of each half block, one vector after the other; zeros to a whole chunk.
     scales: Vec<Halves>,
@@ -45,7 +45,7 @@ impl Activations {
         let vectors = x.len().checked_div(in_features).unwrap_or(0);
         let blocks = in_features.div_ceil(BLOCK);
         let chunks = blocks.div_ceil(CHUNK);
-        let mut values = vec![Values([0; BLOCK]); blocks.next_multiple_of(2) * vectors];
+        let mut values = vec![Values([0; BLOCK]); blocks * vectors];
         let mut scales = vec![[[0.0; 2]; CHUNK]; vectors * chunks];
         let mut sums = scales.clone();
         for (m, x) in x.chunks_exact(in_features.max(1)).enumerate() {
@@ -74,9 +74,9 @@ impl Activations {
         self.vectors
     }
 
-    /// The values of all vectors in the blocks from `block` on.
-    pub(super) fn values(&self, block: usize) -> &[Values] {
-        self.values.get(block * self.vectors..).unwrap_or_default()
+    /// The values of all vectors in the first block, then those in the next.
+    pub(super) fn values(&self) -> &[Values] {
+        &self.values
     }
 
     /// The scales of a vector's chunk, and the sums of its values.
@@ -123,7 +123,7 @@ mod tests {
         assert_eq!((activations.vectors(), activations.in_features()), (2, 100));
         for (m, x) in x.chunks(100).enumerate() {
             for (b, x) in x.chunks(BLOCK).enumerate() {
-                let values = activations.values(b)[m].0;
+                let values = activations.values()[b * 2 + m].0;
                 let (scales, sums) = activations.scales(m, 0);
                 let scale = scales[b][0];
                 for (value, &x) in values.into_iter().zip(x) {
@@ -135,7 +135,7 @@ mod tests {
             }
         }
         let zeros = Activations::new(&[0.0, 1e-40, -0.0], 3);
-        assert_eq!((zeros.values(0)[0].0, zeros.scales(0, 0).0[0]), ([0; BLOCK], [0.0; 2]));
+        assert_eq!((zeros.values()[0].0, zeros.scales(0, 0).0[0]), ([0; BLOCK], [0.0; 2]));
         assert_eq!(Activations::new(&[], 0).vectors(), 0);
     }
 }

@@ -23,7 +23,7 @@ pub use pack::{RowMut, read_word};
 pub use scale::local_scale;
 #[doc(hidden)]
 pub use simd::Isa;
-use simd::kernel::Decode;
+use simd::kernel;
 use simd::plan::Plan;
 
 use crate::code::{Code, PlaneSizes};
@@ -201,7 +201,7 @@ impl<'a> Matrix<'a> {
     pub fn decode_rows_as<T: Element>(&self, rows: Range<usize>, out: &mut [T]) -> Result<(), SizeError> {
         self.check(&rows, self.in_features, out.len())?;
         let past_caches = size_of_val(out) >= PAST_CACHES;
-        self.isa.run(Decode { matrix: self, rows, out, past_caches });
+        kernel::decode(self.isa, self, rows, out, past_caches);
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use alloc::borrow::Cow;
 use alloc::vec;
 use core::ops::Range;
 
-use super::simd::kernel::{Int8Product, Product};
+use super::simd::kernel;
 use super::simd::plan::BLOCK;
 use super::{Activations, Matrix, SizeError};
 
@@ -32,7 +32,7 @@ impl Matrix<'_> {
         }
         self.check(&rows, vectors, y.len())?;
         let x = by_block(x, self.in_features);
-        self.isa.run(Product { matrix: self, rows, x: x.as_chunks().0, y, vectors });
+        kernel::multiply(self.isa, self, rows, x.as_chunks().0, y, vectors);
         Ok(())
     }
 
@@ -62,7 +62,7 @@ impl Matrix<'_> {
             return Err(SizeError::Input { expected: self.in_features, found: x.in_features() });
         }
         self.check(&rows, x.vectors(), y.len())?;
-        self.isa.run(Int8Product { matrix: self, rows, x, y });
+        kernel::multiply_int8(self.isa, self, rows, x, y);
         Ok(())
     }
 }

@@ -228,20 +228,21 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn copy_past_caches<T: Copy>(self, from: &[T], to: &mut [T]) {
-        assert_eq!(from.len(), to.len());
-        // SAFETY: the middle of `align_to_mut` is aligned as its type is, and no larger than what is left of `from`;
-        // any bits are a register's, and a T's bits are copied as a whole because the parts are of whole Ts.
-        unsafe {
-            let (head, lines, tail) = to.align_to_mut::<__m256i>();
-            let middle = from.len() - tail.len();
-            head.copy_from_slice(&from[..head.len()]);
-            let mut source = from.as_ptr().add(head.len()).cast::<__m256i>();
-            for line in lines {
-                _mm256_stream_si256(line, _mm256_loadu_si256(source));
-                source = source.add(1);
+    fn store_past_caches<T: Copy>(self, from: &[T; BLOCK], to: &mut [T; BLOCK]) {
+        const { assert!(size_of::<[T; BLOCK]>().is_multiple_of(size_of::<__m256i>())) };
+        let target = to.as_mut_ptr().cast::<__m256i>();
+        if !target.is_aligned() {
+            *to = *from;
+            return;
+        }
+        for at in 0..size_of::<[T; BLOCK]>() / size_of::<__m256i>() {
+            // SAFETY: as above; a block of T is a whole number of registers, and the first was seen to be aligned.
+            unsafe {
+                _mm256_stream_si256(
+                    target.add(at),
+                    _mm256_loadu_si256(from.as_ptr().cast::<__m256i>().add(at)),
+                )
             }
-            tail.copy_from_slice(&from[middle..]);
         }
     }
 

@@ -213,20 +213,21 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn copy_past_caches<T: Copy>(self, from: &[T], to: &mut [T]) {
-        assert_eq!(from.len(), to.len());
-        // SAFETY: the middle of `align_to_mut` is aligned as its type is, and no larger than what is left of `from`;
-        // any bits are a register's, and a T's bits are copied as a whole because the parts are of whole Ts.
-        unsafe {
-            let (head, lines, tail) = to.align_to_mut::<__m512i>();
-            let middle = from.len() - tail.len();
-            head.copy_from_slice(&from[..head.len()]);
-            let mut source = from.as_ptr().add(head.len()).cast::<__m512i>();
-            for line in lines {
-                _mm512_stream_si512(line, _mm512_loadu_si512(source));
-                source = source.add(1);
+    fn store_past_caches<T: Copy>(self, from: &[T; BLOCK], to: &mut [T; BLOCK]) {
+        const { assert!(size_of::<[T; BLOCK]>().is_multiple_of(size_of::<__m512i>())) };
+        let target = to.as_mut_ptr().cast::<__m512i>();
+        if !target.is_aligned() {
+            *to = *from;
+            return;
+        }
+        for at in 0..size_of::<[T; BLOCK]>() / size_of::<__m512i>() {
+            // SAFETY: as above; a block of T is a whole number of registers, and the first was seen to be aligned.
+            unsafe {
+                _mm512_stream_si512(
+                    target.add(at),
+                    _mm512_loadu_si512(from.as_ptr().cast::<__m512i>().add(at)),
+                )
             }
-            tail.copy_from_slice(&from[middle..]);
         }
     }
 

@@ -13,13 +13,15 @@
 //! decodes to numbers that are thrown away, or multiplied by zeros. Only windows that reach past the end of the
 //! plane are copied first.
 
+use core::hint::black_box;
+use core::marker::PhantomData;
 use core::ops::Range;
 
 use alloc::vec::Vec;
 
 use super::plan::{BLOCK, HALF, Kind, Plan, WINDOW};
-use super::{Job, LANES, Simd};
-use crate::code::{Cluster, LocalScale};
+use super::{Isa, Job, LANES, Simd};
+use crate::code::{Cluster, Code, LocalScale};
 use crate::codec::activations::{Activations, CHUNK, Halves};
 use crate::codec::element::Element;
 use crate::codec::portable::Decoder;
@@ -60,52 +62,68 @@ impl<'a> Row<'a> {
 
     /// The local scales of a chunk's half blocks, times `factor`.
     #[inline(always)]
-    fn scales(&self, matrix: &Matrix<'_>, chunk: usize, factor: f32) -> Halves {
-        let code = &matrix.code;
-        let Some(size) = code.group_size() else { return [[factor; 2]; CHUNK] };
-        let mut groups = [0.0; 2 * CHUNK];
-        let first = chunk * (CHUNK * BLOCK / size);
-        let (groups, _) = groups.split_at_mut(CHUNK * BLOCK / size);
+    fn scales(&self, groups: Groups, chunk: usize, factor: f32) -> Halves {
+        let per_chunk = CHUNK * BLOCK / groups.size;
+        let first = chunk * per_chunk;
+        let mut scales = [0.0; 2 * CHUNK];
+        let scales = &mut scales[..per_chunk];
         let bytes = |at: usize| self.local_scale.get(at..).unwrap_or_default();
-        match code.local_scale() {
-            LocalScale::None => groups.fill(factor),
+        match groups.local_scale {
+            LocalScale::None => scales.fill(factor),
             LocalScale::Embedded { bits } => {
                 let mask = ((1u32 << bits) - 1) as u16;
-                let (width, group_bytes) =
-                    (code.word_bytes(), code.words_per_group(size) * code.word_bytes());
-                let last = |group: &[u8]| match group {
-                    [.., low, high] if width == 2 => u16::from_le_bytes([*low, *high]),
-                    [.., byte] => u16::from(*byte),
-                    [] => 0,
-                };
-                let words =
-                    self.code.get(first * group_bytes..).unwrap_or_default().chunks_exact(group_bytes);
-                for (group, words) in groups.iter_mut().zip(words) {
-                    *group = f32::from(last(words) & mask) * factor;
+                let mut words = [0u16; 2 * CHUNK];
+                let code = self.code.get(first * groups.bytes..).unwrap_or_default();
+                for (word, group) in words[..per_chunk].iter_mut().zip(code.chunks_exact(groups.bytes)) {
+                    // The byte before a one-byte word comes along and is shifted out. The result is hidden, lest the
+                    // compiler gathers words in registers, which takes it several times as long.
+                    let last = *group.last_chunk().unwrap_or(&[0; 2]);
+                    *word = black_box(u16::from_le_bytes(last) >> groups.last_shift & mask);
                 }
+                scales.iter_mut().zip(words).for_each(|(scale, word)| *scale = f32::from(word) * factor);
             }
             LocalScale::Nibble => {
-                for ([even, odd], &byte) in groups.as_chunks_mut().0.iter_mut().zip(bytes(first / 2)) {
+                for ([even, odd], &byte) in scales.as_chunks_mut().0.iter_mut().zip(bytes(first / 2)) {
                     *even = f32::from(byte >> 4) * factor;
                     *odd = f32::from(byte & 0xF) * factor;
                 }
             }
             LocalScale::Signed8 => {
-                for (group, &byte) in groups.iter_mut().zip(bytes(first)) {
-                    *group = f32::from(byte.cast_signed()) * factor;
+                for (scale, &byte) in scales.iter_mut().zip(bytes(first)) {
+                    *scale = f32::from(byte.cast_signed()) * factor;
                 }
             }
         }
         let mut halves = [[0.0; 2]; CHUNK];
-        match size {
-            32 => halves.iter_mut().zip(groups.as_chunks().0).for_each(|(halves, pair)| *halves = *pair),
-            64 => halves.iter_mut().zip(groups).for_each(|(halves, &mut group)| *halves = [group; 2]),
+        match groups.size {
+            32 => halves.iter_mut().zip(scales.as_chunks().0).for_each(|(halves, pair)| *halves = *pair),
+            64 => halves.iter_mut().zip(scales).for_each(|(halves, &mut scale)| *halves = [scale; 2]),
             _ => {
                 let pairs = halves.as_chunks_mut().0.iter_mut();
-                pairs.zip(groups).for_each(|(pair, &mut group)| *pair = [[group; 2]; 2]);
+                pairs.zip(scales).for_each(|(pair, &mut scale)| *pair = [[scale; 2]; 2]);
             }
         }
         halves
+    }
+}
+
+/// Where the scales of groups are.
+#[derive(Clone, Copy)]
+struct Groups {
+    /// Weights of a group; 64 for one a row, whose scale is the same for all.
+    size: usize,
+    /// Bytes of its words.
+    bytes: usize,
+    /// What brings its last word down, when the last two bytes are read.
+    last_shift: u32,
+    local_scale: LocalScale,
+}
+
+impl Groups {
+    fn new(code: &Code) -> Self {
+        let size = code.group_size().unwrap_or(BLOCK);
+        let bytes = code.words_per_group(size) * code.word_bytes();
+        Self { size, bytes, last_shift: 16 - code.word_bits(), local_scale: code.local_scale() }
     }
 }
 
@@ -136,9 +154,8 @@ impl<S: Simd, const PHASES: usize> Source<S> for Words<S, PHASES> {
 
     #[inline(always)]
     fn states(self, simd: S, row: &Row<'_>, block: usize) -> S::Bytes {
-        let (period, phase) = self.plan.locate(block);
-        let phase = phase % PHASES;
-        let at = period + self.plan.cuts[phase].offset;
+        let (period, phase) = (block / PHASES, block % PHASES);
+        let at = period * self.plan.period_bytes + self.plan.cuts[phase].offset;
         simd.prefetch(row.code, at + AHEAD);
         simd.states(self.tables[phase], simd.window(self.tables[phase], window::<WINDOW>(row.code, at)))
     }
@@ -219,154 +236,172 @@ fn window<const N: usize>(code: &[u8], at: usize) -> &[u8; N] {
     code.get(at..).and_then(|code| code.first_chunk()).unwrap_or(&[0; N])
 }
 
+/// A kind of source, whatever the registers.
+trait Origin {
+    type Source<S: Simd>: Source<S>;
+}
+
+struct FromWords<const PHASES: usize>;
+struct FromBytes;
+struct FromQ8;
+struct FromF32;
+
+impl<const PHASES: usize> Origin for FromWords<PHASES> {
+    type Source<S: Simd> = Words<S, PHASES>;
+}
+
+impl Origin for FromBytes {
+    type Source<S: Simd> = Bytes;
+}
+
+impl Origin for FromQ8 {
+    type Source<S: Simd> = Q8<S>;
+}
+
+impl Origin for FromF32 {
+    type Source<S: Simd> = F32<S>;
+}
+
+/// An expression for the type of origin that a plan has, so that each becomes a function of its own.
+macro_rules! with_origin {
+    ($plan:expr, $matrix:expr, $origin:ident => $run:expr) => {
+        match ($plan.kind, $matrix.code.cluster()) {
+            (Kind::Words, _) if $plan.phase_mask == 0 => {
+                type $origin = FromWords<1>;
+                $run
+            }
+            (Kind::Words, _) => {
+                type $origin = FromWords<2>;
+                $run
+            }
+            (Kind::Bytes, _) => {
+                type $origin = FromBytes;
+                $run
+            }
+            (Kind::Cluster, Some(Cluster::F32)) => {
+                type $origin = FromF32;
+                $run
+            }
+            (Kind::Cluster, _) => {
+                type $origin = FromQ8;
+                $run
+            }
+        }
+    };
+}
+
+/// Rows of a matrix whose code has a plan.
+struct Rows<'a, 'm, O> {
+    matrix: &'a Matrix<'m>,
+    plan: &'static Plan,
+    rows: Range<usize>,
+    origin: PhantomData<O>,
+}
+
+impl<'a, 'm, O: Origin> Rows<'a, 'm, O> {
+    fn new(matrix: &'a Matrix<'m>, plan: &'static Plan, rows: Range<usize>) -> Self {
+        Self { matrix, plan, rows, origin: PhantomData }
+    }
+
+    #[inline(always)]
+    fn each<S: Simd>(self, simd: S, mut job: impl FnMut(Context<'_, S, O::Source<S>>)) {
+        let Self { matrix, plan, rows, .. } = self;
+        let groups = Groups::new(&matrix.code);
+        let blocks = matrix.in_features.div_ceil(BLOCK);
+        let mut spare = Vec::new();
+        for row in rows {
+            let row = &Row::new(matrix, row, &mut spare);
+            let source = O::Source::new(simd, plan, row);
+            job(Context { simd, source, row, groups, blocks, zero_point: plan.zero_point });
+        }
+    }
+}
+
 /// A row and how its states are found.
-struct Context<'a, 'm, S, P> {
+struct Context<'a, S, P> {
     simd: S,
     source: P,
-    matrix: &'a Matrix<'m>,
     row: &'a Row<'a>,
+    groups: Groups,
+    /// Blocks of a row.
+    blocks: usize,
     zero_point: u8,
 }
 
-impl<S: Simd, P: Source<S>> Context<'_, '_, S, P> {
+impl<S: Simd, P: Source<S>> Context<'_, S, P> {
     #[inline(always)]
     fn states(&self, block: usize) -> S::Bytes {
         self.source.states(self.simd, self.row, block)
     }
 
-    /// Blocks of a row.
     #[inline(always)]
-    fn blocks(&self) -> usize {
-        self.matrix.in_features.div_ceil(BLOCK)
+    fn scales(&self, chunk: usize, factor: f32) -> Halves {
+        self.row.scales(self.groups, chunk, factor)
     }
 }
 
-/// What is done with a row, given where its states come from.
-trait RowJob {
-    fn row<S: Simd, P: Source<S>>(&mut self, context: Context<'_, '_, S, P>);
-}
-
-/// Does all rows, in a loop of its own for each kind of code.
-#[inline(always)]
-fn each_row<S: Simd, J: RowJob>(
-    simd: S,
+/// Decodes rows, one after another; `past_caches` where they are too many for a cache.
+pub fn decode<T: Element>(
+    isa: Isa,
     matrix: &Matrix<'_>,
-    plan: &'static Plan,
     rows: Range<usize>,
-    job: &mut J,
+    out: &mut [T],
+    past_caches: bool,
 ) {
-    match (plan.kind, matrix.code.cluster()) {
-        (Kind::Words, _) if plan.phase_mask == 0 => {
-            each_row_of::<S, Words<S, 1>, J>(simd, matrix, plan, rows, job)
-        }
-        (Kind::Words, _) => each_row_of::<S, Words<S, 2>, J>(simd, matrix, plan, rows, job),
-        (Kind::Bytes, _) => each_row_of::<S, Bytes, J>(simd, matrix, plan, rows, job),
-        (Kind::Cluster, Some(Cluster::F32)) => each_row_of::<S, F32<S>, J>(simd, matrix, plan, rows, job),
-        (Kind::Cluster, _) => each_row_of::<S, Q8<S>, J>(simd, matrix, plan, rows, job),
+    let Some(plan) = matrix.plan.filter(|_| isa != Isa::PORTABLE) else {
+        return decode_portably(matrix, rows, out);
+    };
+    with_origin!(plan, matrix, O => {
+        let rows = Rows::<O>::new(matrix, plan, rows);
+        if past_caches { isa.run(DecodePastCaches { rows, out }) } else { isa.run(Decode { rows, out }) }
+    });
+}
+
+fn decode_portably<T: Element>(matrix: &Matrix<'_>, rows: Range<usize>, out: &mut [T]) {
+    let decoder = Decoder::new(&matrix.code);
+    let out = out.chunks_exact_mut(matrix.in_features.max(1));
+    for (planes, out) in rows.filter_map(|row| matrix.row(row)).zip(out) {
+        decoder.decode_row(planes, out);
     }
 }
 
-#[inline(always)]
-fn each_row_of<S: Simd, P: Source<S>, J: RowJob>(
-    simd: S,
-    matrix: &Matrix<'_>,
-    plan: &'static Plan,
-    rows: Range<usize>,
-    job: &mut J,
-) {
-    let mut spare = Vec::new();
-    for row in rows {
-        let row = &Row::new(matrix, row, &mut spare);
-        let source = P::new(simd, plan, row);
-        job.row(Context { simd, source, matrix, row, zero_point: plan.zero_point });
-    }
-}
-
-/// Decodes rows.
-pub struct Decode<'a, 'm, T> {
-    /// The matrix.
-    pub matrix: &'a Matrix<'m>,
-    /// Its rows.
-    pub rows: Range<usize>,
-    /// One row after another.
-    pub out: &'a mut [T],
-    /// Whether the rows are too many for a cache.
-    pub past_caches: bool,
-}
-
-impl<T: Element> Job for Decode<'_, '_, T> {
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let Some(plan) = self.matrix.plan else { return self.run_portable() };
-        let (matrix, rows) = (self.matrix, self.rows.clone());
-        if self.past_caches {
-            each_row(simd, matrix, plan, rows, &mut DecodeRows::<T, true> { out: self.out });
-            simd.fence();
-        } else {
-            each_row(simd, matrix, plan, rows, &mut DecodeRows::<T, false> { out: self.out });
-        }
-    }
-
-    fn run_portable(self) {
-        let decoder = Decoder::new(&self.matrix.code);
-        let out = self.out.chunks_exact_mut(self.matrix.in_features.max(1));
-        for (planes, out) in self.rows.filter_map(|row| self.matrix.row(row)).zip(out) {
-            decoder.decode_row(planes, out);
-        }
-    }
-}
-
-struct DecodeRows<'a, T, const PAST_CACHES: bool> {
+struct Decode<'a, 'm, O, T> {
+    rows: Rows<'a, 'm, O>,
     out: &'a mut [T],
 }
 
-impl<T: Element, const PAST_CACHES: bool> RowJob for DecodeRows<'_, T, PAST_CACHES> {
+impl<O: Origin, T: Element> Job for Decode<'_, '_, O, T> {
     #[inline(always)]
-    fn row<S: Simd, P: Source<S>>(&mut self, context: Context<'_, '_, S, P>) {
-        let out = core::mem::take(&mut self.out);
-        let (out, rest) = out.split_at_mut(context.matrix.in_features.min(out.len()));
-        self.out = rest;
-        for (chunk, out) in out.chunks_mut(CHUNK * BLOCK).enumerate() {
-            if PAST_CACHES {
-                let mut near = [T::ZERO; CHUNK * BLOCK];
-                let (near, _) = near.split_at_mut(out.len());
-                decode_chunk(&context, chunk, near);
-                context.simd.copy_past_caches(near, out);
-            } else {
-                decode_chunk(&context, chunk, out);
+    fn run<S: Simd>(self, simd: S) {
+        let mut rows = self.out.chunks_exact_mut(self.rows.matrix.in_features.max(1));
+        self.rows.each(simd, |context| {
+            let row = rows.next().unwrap_or_default();
+            for (chunk, out) in row.chunks_mut(CHUNK * BLOCK).enumerate() {
+                let scales = context.scales(chunk, context.row.super_scale);
+                let (blocks, last) = out.as_chunks_mut::<BLOCK>();
+                let whole = blocks.len();
+                for ((at, out), scales) in blocks.iter_mut().enumerate().zip(&scales) {
+                    decode_block(&context, chunk * CHUNK + at, scales, out);
+                }
+                if !last.is_empty() {
+                    let mut all = [T::ZERO; BLOCK];
+                    decode_block(&context, chunk * CHUNK + whole, &scales[whole], &mut all);
+                    last.copy_from_slice(&all[..last.len()]);
+                }
             }
-        }
-    }
-}
-
-#[inline(always)]
-fn decode_chunk<S: Simd, P: Source<S>, T: Element>(
-    context: &Context<'_, '_, S, P>,
-    chunk: usize,
-    out: &mut [T],
-) {
-    let scales = context.row.scales(context.matrix, chunk, context.row.super_scale);
-    let (blocks, last) = out.as_chunks_mut::<BLOCK>();
-    let whole = blocks.len();
-    for ((at, out), &scales) in blocks.iter_mut().enumerate().zip(&scales) {
-        decode_block(context, chunk * CHUNK + at, scales, out);
-    }
-    if !last.is_empty() {
-        let mut all = [T::ZERO; BLOCK];
-        decode_block(context, chunk * CHUNK + whole, scales[whole], &mut all);
-        last.copy_from_slice(&all[..last.len()]);
+        });
     }
 }
 
 #[inline(always)]
 fn decode_block<S: Simd, P: Source<S>, T: Element>(
-    context: &Context<'_, '_, S, P>,
+    context: &Context<'_, S, P>,
     block: usize,
-    [low, high]: [f32; 2],
+    scales: &[f32; 2],
     out: &mut [T; BLOCK],
 ) {
     let simd = context.simd;
-    let (low, high) = (simd.splat(low), simd.splat(high));
+    let (low, high) = (simd.splat(scales[0]), simd.splat(scales[1]));
     let [a, b, c, d] = simd.widen(context.states(block), context.zero_point);
     let (quarters, _) = out.as_chunks_mut::<LANES>();
     T::store(simd, simd.mul(a, low), &mut quarters[0]);
@@ -375,37 +410,129 @@ fn decode_block<S: Simd, P: Source<S>, T: Element>(
     T::store(simd, simd.mul(d, high), &mut quarters[3]);
 }
 
-/// Multiplies rows with f32 vectors.
-pub struct Product<'a, 'm> {
-    /// The matrix.
-    pub matrix: &'a Matrix<'m>,
-    /// Its rows.
-    pub rows: Range<usize>,
-    /// The vectors, filled with zeros to whole blocks: block by block, of one vector after the other.
-    pub x: &'a [[f32; BLOCK]],
-    /// The products of a row with each vector, row after row.
-    pub y: &'a mut [f32],
-    /// How many vectors there are.
-    pub vectors: usize,
+/// Decodes chunks to one place near by and copies those of another past the caches, in turns, so that memory is
+/// written all the time.
+struct DecodePastCaches<'a, 'm, O, T> {
+    rows: Rows<'a, 'm, O>,
+    out: &'a mut [T],
 }
 
-impl Job for Product<'_, '_> {
+impl<O: Origin, T: Element> Job for DecodePastCaches<'_, '_, O, T> {
     #[inline(always)]
-    fn run<S: Simd>(mut self, simd: S) {
-        let Some(plan) = self.matrix.plan else { return self.run_portable() };
-        let (matrix, rows) = (self.matrix, self.rows.clone());
-        each_row(simd, matrix, plan, rows, &mut self);
+    fn run<S: Simd>(self, simd: S) {
+        let mut rows = self.out.chunks_exact_mut(self.rows.matrix.in_features.max(1));
+        let (mut near, mut other) = ([[T::ZERO; BLOCK]; CHUNK], [[T::ZERO; BLOCK]; CHUNK]);
+        let (mut near, mut other) = (&mut near, &mut other);
+        let mut before = Copying::new(&[], &mut []);
+        self.rows.each(simd, |context| {
+            let row = rows.next().unwrap_or_default();
+            for (chunk, out) in row.chunks_mut(CHUNK * BLOCK).enumerate() {
+                let scales = context.scales(chunk, context.row.super_scale);
+                let blocks = out.len().div_ceil(BLOCK);
+                for ((at, near), scales) in near.iter_mut().enumerate().zip(&scales).take(blocks) {
+                    decode_block(&context, chunk * CHUNK + at, scales, near);
+                    before.step(simd, other.as_flattened());
+                }
+                before.end(simd, other.as_flattened());
+                core::mem::swap(&mut near, &mut other);
+                before = Copying::new(other.as_flattened(), out);
+            }
+        });
+        before.end(simd, other.as_flattened());
+        simd.fence();
+    }
+}
+
+/// A copy in steps of a block each, which begin at cache lines.
+struct Copying<'a, T> {
+    done: usize,
+    blocks: core::slice::IterMut<'a, [T; BLOCK]>,
+    tail: &'a mut [T],
+}
+
+impl<'a, T: Copy> Copying<'a, T> {
+    /// Copies what comes before the first cache line.
+    fn new(from: &[T], to: &'a mut [T]) -> Self {
+        const LINE: usize = 64;
+        let done = to.as_ptr().align_offset(LINE).min(to.len());
+        let (head, rest) = to.split_at_mut(done);
+        head.copy_from_slice(&from[..done]);
+        let (blocks, tail) = rest.as_chunks_mut();
+        Self { done, blocks: blocks.iter_mut(), tail }
     }
 
-    fn run_portable(self) {
-        let Self { matrix, rows, x, y, vectors } = self;
-        let decoder = Decoder::new(&matrix.code);
-        let mut weights = alloc::vec![0.0f32; matrix.in_features.next_multiple_of(BLOCK)];
-        for (planes, y) in rows.filter_map(|row| matrix.row(row)).zip(y.chunks_exact_mut(vectors)) {
-            decoder.decode_row(planes, &mut weights[..matrix.in_features]);
-            for (m, y) in y.iter_mut().enumerate() {
-                *y = dot(weights.as_chunks().0, x.iter().skip(m).step_by(vectors));
+    #[inline(always)]
+    fn step<S: Simd>(&mut self, simd: S, from: &[T]) {
+        let from = from.get(self.done..).and_then(|from| from.first_chunk());
+        if let Some((from, to)) = from.zip(self.blocks.next()) {
+            simd.store_past_caches(from, to);
+            self.done += BLOCK;
+        }
+    }
+
+    /// Copies what is left.
+    #[inline(always)]
+    fn end<S: Simd>(&mut self, simd: S, from: &[T]) {
+        while self.blocks.len() > 0 {
+            self.step(simd, from);
+        }
+        let tail = core::mem::take(&mut self.tail);
+        tail.copy_from_slice(&from[self.done..][..tail.len()]);
+    }
+}
+
+/// Multiplies rows with f32 vectors, filled with zeros to whole blocks: block by block, of one vector after the other.
+/// The products of a row with each vector, row after row.
+pub fn multiply(
+    isa: Isa,
+    matrix: &Matrix<'_>,
+    rows: Range<usize>,
+    x: &[[f32; BLOCK]],
+    y: &mut [f32],
+    vectors: usize,
+) {
+    let Some(plan) = matrix.plan.filter(|_| isa != Isa::PORTABLE) else {
+        return multiply_portably(matrix, rows, x, y, vectors);
+    };
+    let mut first = 0;
+    while first < vectors {
+        let y = &mut *y;
+        with_origin!(plan, matrix, O => {
+            let rows = Rows::<O>::new(matrix, plan, rows.clone());
+            match first_of(vectors - first) {
+                MOST_VECTORS => isa.run(Product::<O, MOST_VECTORS> { rows, x, y, vectors, first }),
+                4 => isa.run(Product::<O, 4> { rows, x, y, vectors, first }),
+                2 => isa.run(Product::<O, 2> { rows, x, y, vectors, first }),
+                _ => isa.run(Product::<O, 1> { rows, x, y, vectors, first }),
             }
+        });
+        first += first_of(vectors - first);
+    }
+}
+
+/// How many of so many vectors are multiplied with first.
+fn first_of(vectors: usize) -> usize {
+    match vectors {
+        MOST_VECTORS.. => MOST_VECTORS,
+        4.. => 4,
+        2.. => 2,
+        _ => 1,
+    }
+}
+
+fn multiply_portably(
+    matrix: &Matrix<'_>,
+    rows: Range<usize>,
+    x: &[[f32; BLOCK]],
+    y: &mut [f32],
+    vectors: usize,
+) {
+    let decoder = Decoder::new(&matrix.code);
+    let mut weights = alloc::vec![0.0f32; matrix.in_features.next_multiple_of(BLOCK)];
+    for (planes, y) in rows.filter_map(|row| matrix.row(row)).zip(y.chunks_exact_mut(vectors)) {
+        decoder.decode_row(planes, &mut weights[..matrix.in_features]);
+        for (m, y) in y.iter_mut().enumerate() {
+            *y = dot(weights.as_chunks().0, x.iter().skip(m).step_by(vectors));
         }
     }
 }
@@ -421,167 +548,139 @@ fn dot<'a>(a: &[[f32; BLOCK]], b: impl Iterator<Item = &'a [f32; BLOCK]>) -> f32
     sums.iter().sum()
 }
 
-impl RowJob for Product<'_, '_> {
-    #[inline(always)]
-    fn row<S: Simd, P: Source<S>>(&mut self, context: Context<'_, '_, S, P>) {
-        let y = core::mem::take(&mut self.y);
-        let (y, rest) = y.split_at_mut(self.vectors.min(y.len()));
-        self.y = rest;
-        let mut at = 0;
-        while at < y.len() {
-            let (x, vectors, y) = (self.x.get(at..).unwrap_or_default(), self.vectors, &mut y[at..]);
-            at += match y.len() {
-                MOST_VECTORS.. => products::<S, P, MOST_VECTORS>(&context, x, vectors, y),
-                4.. => products::<S, P, 4>(&context, x, vectors, y),
-                2.. => products::<S, P, 2>(&context, x, vectors, y),
-                _ => products::<S, P, 1>(&context, x, vectors, y),
-            };
-        }
-    }
-}
-
-/// The products of a row with the first M of the vectors; M.
-#[inline(always)]
-fn products<S: Simd, P: Source<S>, const M: usize>(
-    context: &Context<'_, '_, S, P>,
-    x: &[[f32; BLOCK]],
+/// The products with M vectors from the `first`.
+struct Product<'a, 'm, O, const M: usize> {
+    rows: Rows<'a, 'm, O>,
+    x: &'a [[f32; BLOCK]],
+    y: &'a mut [f32],
     vectors: usize,
-    y: &mut [f32],
-) -> usize {
-    let simd = context.simd;
-    let mut sums = [simd.splat(0.0); M];
-    for chunk in 0..context.blocks().div_ceil(CHUNK) {
-        let scales = context.row.scales(context.matrix, chunk, 1.0);
-        let x = x.get(chunk * CHUNK * vectors..).unwrap_or_default().chunks(vectors);
-        for ((block, &[low, high]), x) in (chunk * CHUNK..).zip(&scales).zip(x) {
-            let [a, b, c, d] = simd.widen(context.states(block), context.zero_point);
-            let (low, high) = (simd.splat(low), simd.splat(high));
-            let x = &x[..M];
-            for m in 0..M {
-                let (x, _) = x[m].as_chunks::<LANES>();
-                let first = simd.fma(b, simd.load(&x[1]), simd.mul(a, simd.load(&x[0])));
-                let second = simd.fma(d, simd.load(&x[3]), simd.mul(c, simd.load(&x[2])));
-                sums[m] = simd.fma(second, high, simd.fma(first, low, sums[m]));
-            }
-        }
-    }
-    for (y, sum) in y.iter_mut().zip(sums) {
-        *y = simd.total(sum) * context.row.super_scale;
-    }
-    M
+    first: usize,
 }
 
-/// Multiplies rows with vectors of bytes.
-pub struct Int8Product<'a, 'm> {
-    /// The matrix.
-    pub matrix: &'a Matrix<'m>,
-    /// Its rows.
-    pub rows: Range<usize>,
-    /// The vectors.
-    pub x: &'a Activations,
-    /// The products of a row with each vector, row after row.
-    pub y: &'a mut [f32],
-}
-
-impl Job for Int8Product<'_, '_> {
+impl<O: Origin, const M: usize> Job for Product<'_, '_, O, M> {
     #[inline(always)]
-    fn run<S: Simd>(mut self, simd: S) {
-        let Some(plan) = self.matrix.plan else { return self.run_portable() };
-        let (matrix, rows) = (self.matrix, self.rows.clone());
-        each_row(simd, matrix, plan, rows, &mut self);
-    }
-
-    fn run_portable(self) {
-        let Self { matrix, rows, x, y } = self;
-        let decoder = Decoder::new(&matrix.code);
-        let mut states = alloc::vec![0i32; matrix.in_features.next_multiple_of(BLOCK)];
-        let mut spare = Vec::new();
-        for (row, y) in rows.zip(y.chunks_exact_mut(x.vectors().max(1))) {
-            decoder.states_of_row(matrix.row(row).unwrap_or_default(), &mut states[..matrix.in_features]);
-            let row = Row::new(matrix, row, &mut spare);
-            y.fill(0.0);
-            for (chunk, states) in states.chunks(CHUNK * BLOCK).enumerate() {
-                let scales = row.scales(matrix, chunk, 1.0);
-                for (m, y) in y.iter_mut().enumerate() {
-                    let (x_scales, _) = x.scales(m, chunk);
-                    let values = x.values(chunk * CHUNK).iter().skip(m).step_by(x.vectors());
-                    let halves = values.flat_map(|values| values.0.as_chunks::<HALF>().0);
-                    let scales = scales.as_flattened().iter().zip(x_scales.as_flattened());
-                    for ((states, x), (scale, x_scale)) in states.chunks(HALF).zip(halves).zip(scales) {
-                        let products = states.iter().zip(x).map(|(&state, &x)| state * i32::from(x));
-                        *y += products.sum::<i32>() as f32 * (scale * x_scale);
+    fn run<S: Simd>(self, simd: S) {
+        let Self { rows, x, y, vectors, first } = self;
+        let mut products = y.chunks_exact_mut(vectors);
+        rows.each(simd, |context| {
+            let mut sums = [simd.splat(0.0); M];
+            let mut blocks = x.chunks_exact(vectors);
+            for chunk in 0..context.blocks.div_ceil(CHUNK) {
+                let scales = context.scales(chunk, 1.0);
+                for ((block, scales), x) in (chunk * CHUNK..).zip(&scales).zip(&mut blocks) {
+                    let [a, b, c, d] = simd.widen(context.states(block), context.zero_point);
+                    let (low, high) = (simd.splat(scales[0]), simd.splat(scales[1]));
+                    let x: &[_; M] = x[first..].first_chunk().expect("M of the vectors");
+                    for m in 0..M {
+                        let (x, _) = x[m].as_chunks::<LANES>();
+                        let one = simd.fma(b, simd.load(&x[1]), simd.mul(a, simd.load(&x[0])));
+                        let two = simd.fma(d, simd.load(&x[3]), simd.mul(c, simd.load(&x[2])));
+                        sums[m] = simd.fma(two, high, simd.fma(one, low, sums[m]));
                     }
                 }
             }
-            y.iter_mut().for_each(|y| *y *= row.super_scale);
-        }
-    }
-}
-
-impl RowJob for Int8Product<'_, '_> {
-    #[inline(always)]
-    fn row<S: Simd, P: Source<S>>(&mut self, context: Context<'_, '_, S, P>) {
-        let y = core::mem::take(&mut self.y);
-        let (y, rest) = y.split_at_mut(self.x.vectors().min(y.len()));
-        self.y = rest;
-        let mut at = 0;
-        while at < y.len() {
-            let (x, y) = (self.x, &mut y[at..]);
-            at += match y.len() {
-                MOST_VECTORS.. => int8_products::<S, P, MOST_VECTORS>(&context, x, at, y),
-                4.. => int8_products::<S, P, 4>(&context, x, at, y),
-                2.. => int8_products::<S, P, 2>(&context, x, at, y),
-                _ => int8_products::<S, P, 1>(&context, x, at, y),
-            };
-        }
-    }
-}
-
-/// The products of a row with M vectors from the `first`; M.
-#[inline(always)]
-fn int8_products<S: Simd, P: Source<S>, const M: usize>(
-    context: &Context<'_, '_, S, P>,
-    x: &Activations,
-    first: usize,
-    y: &mut [f32],
-) -> usize {
-    let simd = context.simd;
-    // Two sums for few vectors, so that one addition does not wait for the other.
-    let mut sums = [[simd.splat(0.0); M]; 2];
-    let mut offs = [simd.splat(0.0); M];
-    for chunk in 0..context.blocks().div_ceil(CHUNK) {
-        let scales = context.row.scales(context.matrix, chunk, 1.0);
-        let mut factors = [[[0.0; 2]; CHUNK]; M];
-        for m in 0..M {
-            let (x_scales, x_sums) = x.scales(first + m, chunk);
-            let factors = factors[m].as_flattened_mut().as_chunks_mut::<LANES>().0;
-            let parts = lanes(&scales).iter().zip(lanes(x_scales)).zip(lanes(x_sums)).zip(factors);
-            for (((scales, x_scales), x_sums), factors) in parts {
-                let scales = simd.load(scales);
-                simd.store(simd.mul(scales, simd.load(x_scales)), factors);
-                offs[m] = simd.fma(scales, simd.load(x_sums), offs[m]);
+            let products = &mut products.next().unwrap_or_default()[first..][..M];
+            for (product, sum) in products.iter_mut().zip(sums) {
+                *product = simd.total(sum) * context.row.super_scale;
             }
-        }
-        let blocks = (context.blocks() - chunk * CHUNK).min(CHUNK);
-        let values = x.values(chunk * CHUNK).chunks(2 * x.vectors());
-        for (pair, values) in (0..blocks.div_ceil(2)).zip(values) {
-            for odd in 0..2 {
-                let states = context.states(chunk * CHUNK + 2 * pair + odd);
-                let values = &values[odd * x.vectors() + first..][..M];
-                let sums = &mut sums[if M <= 2 { odd } else { 0 }];
-                for m in 0..M {
-                    let dot = simd.dot(states, &values[m].0, P::WHOLE_BYTES);
-                    sums[m] = simd.fma(dot, simd.halves(&factors[m][2 * pair + odd]), sums[m]);
+        });
+    }
+}
+
+/// Multiplies rows with vectors of bytes. The products of a row with each vector, row after row.
+pub fn multiply_int8(isa: Isa, matrix: &Matrix<'_>, rows: Range<usize>, x: &Activations, y: &mut [f32]) {
+    let Some(plan) = matrix.plan.filter(|_| isa != Isa::PORTABLE) else {
+        return multiply_int8_portably(matrix, rows, x, y);
+    };
+    let mut first = 0;
+    while first < x.vectors() {
+        let y = &mut *y;
+        with_origin!(plan, matrix, O => {
+            let rows = Rows::<O>::new(matrix, plan, rows.clone());
+            match first_of(x.vectors() - first) {
+                MOST_VECTORS => isa.run(Int8Product::<O, MOST_VECTORS> { rows, x, y, first }),
+                4 => isa.run(Int8Product::<O, 4> { rows, x, y, first }),
+                2 => isa.run(Int8Product::<O, 2> { rows, x, y, first }),
+                _ => isa.run(Int8Product::<O, 1> { rows, x, y, first }),
+            }
+        });
+        first += first_of(x.vectors() - first);
+    }
+}
+
+fn multiply_int8_portably(matrix: &Matrix<'_>, rows: Range<usize>, x: &Activations, y: &mut [f32]) {
+    let decoder = Decoder::new(&matrix.code);
+    let groups = Groups::new(&matrix.code);
+    let mut states = alloc::vec![0i32; matrix.in_features.next_multiple_of(BLOCK)];
+    let mut spare = Vec::new();
+    for (row, y) in rows.zip(y.chunks_exact_mut(x.vectors().max(1))) {
+        decoder.states_of_row(matrix.row(row).unwrap_or_default(), &mut states[..matrix.in_features]);
+        let row = Row::new(matrix, row, &mut spare);
+        y.fill(0.0);
+        for (chunk, states) in states.chunks(CHUNK * BLOCK).enumerate() {
+            let scales = row.scales(groups, chunk, 1.0);
+            for (m, y) in y.iter_mut().enumerate() {
+                let (x_scales, _) = x.scales(m, chunk);
+                let values = x.values().iter().skip(m).step_by(x.vectors()).skip(chunk * CHUNK);
+                let halves = values.flat_map(|values| values.0.as_chunks::<HALF>().0);
+                let scales = scales.as_flattened().iter().zip(x_scales.as_flattened());
+                for ((states, x), (scale, x_scale)) in states.chunks(HALF).zip(halves).zip(scales) {
+                    let products = states.iter().zip(x).map(|(&state, &x)| state * i32::from(x));
+                    *y += products.sum::<i32>() as f32 * (scale * x_scale);
                 }
             }
         }
+        y.iter_mut().for_each(|y| *y *= row.super_scale);
     }
-    let (zero_point, one) = (simd.splat(-f32::from(context.zero_point)), simd.splat(1.0));
-    for m in 0..M {
-        let both = simd.fma(sums[1][m], one, sums[0][m]);
-        y[m] = simd.total(simd.fma(offs[m], zero_point, both)) * context.row.super_scale;
+}
+
+/// The products with M vectors from the `first`.
+struct Int8Product<'a, 'm, O, const M: usize> {
+    rows: Rows<'a, 'm, O>,
+    x: &'a Activations,
+    y: &'a mut [f32],
+    first: usize,
+}
+
+impl<O: Origin, const M: usize> Job for Int8Product<'_, '_, O, M> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { rows, x, y, first } = self;
+        let mut products = y.chunks_exact_mut(x.vectors());
+        rows.each(simd, |context| {
+            let mut sums = [simd.splat(0.0); M];
+            let mut offs = [simd.splat(0.0); M];
+            let mut blocks = x.values().chunks_exact(x.vectors());
+            for chunk in 0..context.blocks.div_ceil(CHUNK) {
+                let scales = context.scales(chunk, 1.0);
+                let mut factors = [[[0.0; 2]; CHUNK]; M];
+                for m in 0..M {
+                    let (x_scales, x_sums) = x.scales(first + m, chunk);
+                    let factors = factors[m].as_flattened_mut().as_chunks_mut::<LANES>().0;
+                    let parts = lanes(&scales).iter().zip(lanes(x_scales)).zip(lanes(x_sums)).zip(factors);
+                    for (((scales, x_scales), x_sums), factors) in parts {
+                        let scales = simd.load(scales);
+                        simd.store(simd.mul(scales, simd.load(x_scales)), factors);
+                        offs[m] = simd.fma(scales, simd.load(x_sums), offs[m]);
+                    }
+                }
+                for (at, values) in (0..CHUNK).zip(&mut blocks) {
+                    let states = context.states(chunk * CHUNK + at);
+                    let values: &[_; M] = values[first..].first_chunk().expect("M of the vectors");
+                    for m in 0..M {
+                        let dot = simd.dot(states, &values[m].0, O::Source::<S>::WHOLE_BYTES);
+                        sums[m] = simd.fma(dot, simd.halves(&factors[m][at]), sums[m]);
+                    }
+                }
+            }
+            let zero_point = simd.splat(-f32::from(context.zero_point));
+            let products = &mut products.next().unwrap_or_default()[first..][..M];
+            for m in 0..M {
+                let total = simd.total(simd.fma(offs[m], zero_point, sums[m]));
+                products[m] = total * context.row.super_scale;
+            }
+        });
     }
-    M
 }
 
 /// A chunk's numbers as they go into registers.

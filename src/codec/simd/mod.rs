@@ -75,19 +75,16 @@ pub trait Simd: Copy {
 
     /// Asks for the cache line `ahead` bytes after the first of `bytes`, whatever is there.
     fn prefetch(self, bytes: &[u8], ahead: usize);
-    /// Copies past the caches, where that can be done.
-    fn copy_past_caches<T: Copy>(self, from: &[T], to: &mut [T]);
-    /// Ends copies past the caches: other threads see them after it as they see any store.
+    /// Copies a block past the caches, where the processor can and `to` is at a cache line's beginning.
+    fn store_past_caches<T: Copy>(self, from: &[T; BLOCK], to: &mut [T; BLOCK]);
+    /// Ends stores past the caches: other threads see them after it as they see any store.
     fn fence(self);
 }
 
 /// Work to compile for each instruction set. `run` is to be `#[inline(always)]`, and all it calls.
 pub trait Job {
-    /// Does it in registers.
+    /// Does it.
     fn run<S: Simd>(self, simd: S);
-
-    /// Does it without.
-    fn run_portable(self);
 }
 
 /// An instruction set that this machine has: there is no other way to get one than from here.
@@ -151,11 +148,11 @@ impl Isa {
         Self::all().last().unwrap_or(Self::PORTABLE)
     }
 
-    /// Does a job in this instruction set.
+    /// Does a job in this instruction set; none in the portable one, which has no registers.
     #[allow(unsafe_code)]
     pub(super) fn run<J: Job>(self, job: J) {
         match self.0 {
-            Level::Portable => job.run_portable(),
+            Level::Portable => {}
             // SAFETY: `all` makes this level after it has found the features, and nothing else does.
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => unsafe { avx2::run(job, Avx2::new()) },

@@ -213,8 +213,8 @@ impl Simd for Neon {
     fn prefetch(self, _: &[u8], _: usize) {}
 
     #[inline(always)]
-    fn copy_past_caches<T: Copy>(self, from: &[T], to: &mut [T]) {
-        to.copy_from_slice(from);
+    fn store_past_caches<T: Copy>(self, from: &[T; BLOCK], to: &mut [T; BLOCK]) {
+        *to = *from;
     }
 
     #[inline(always)]

@@ -83,14 +83,6 @@ impl Plan {
         debug_assert!(size != 0 || code.local_scale() == LocalScale::None);
         PLANS.get(place)?.get(group)
     }
-
-    /// Period and phase of a block.
-    #[inline(always)]
-    pub fn locate(&self, block: usize) -> (usize, usize) {
-        let phase = block & self.phase_mask;
-        let period = block >> self.phase_mask;
-        (period * self.period_bytes, phase)
-    }
 }
 
 static PLANS: [[Plan; GROUP_SIZES.len()]; Family::ALL.len()] = {

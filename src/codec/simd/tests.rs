@@ -1,7 +1,6 @@
 //! Every instruction set of the machine against the portable decoder and against products in f64, over codes, shapes,
 //! ranges of rows, and planes and buffers that begin anywhere.
 
-use super::kernel::Decode;
 use super::*;
 use crate::code::{Cluster, Code, Family, GROUP_SIZES};
 use crate::codec::activations::CHUNK;
@@ -144,7 +143,7 @@ fn check_decoding<T: Bits>(case: &Case, matrix: &Matrix<'_>, narrow: impl Fn(f32
             let mut found = vec![guard; case.offset + expected.len() + 3];
             let (_, out) = found.split_at_mut(case.offset);
             let (out, _) = out.split_at_mut(expected.len());
-            isa.run(Decode { matrix: &matrix, rows: case.range.clone(), out, past_caches });
+            kernel::decode(isa, &matrix, case.range.clone(), out, past_caches);
             for (at, (&found, &expected)) in found[case.offset..].iter().zip(&expected).enumerate() {
                 assert_eq!(found.bits(), narrow(expected).bits(), "{} {} weight {at}", isa.name(), case.code);
             }
@@ -222,7 +221,7 @@ fn rounded_product(
     let most =
         f64::from(matrix.code().max_local_scale().max(128)) * f64::from(super_scale.abs()) * zero_point;
     for (block, weights) in weights.chunks(plan::BLOCK).enumerate() {
-        let values = x.values(block)[vector].0;
+        let values = x.values()[block * x.vectors() + vector].0;
         let scale = x.scales(vector, block / CHUNK).0[block % CHUNK][0];
         for (&weight, value) in weights.iter().zip(values) {
             let (weight, value) = (f64::from(weight), f64::from(value) * f64::from(scale));
