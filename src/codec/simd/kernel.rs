@@ -13,7 +13,6 @@
 //! decodes to numbers that are thrown away, or multiplied by zeros. Only windows that reach past the end of the
 //! plane are copied first.
 
-use core::hint::black_box;
 use core::marker::PhantomData;
 use core::ops::Range;
 
@@ -22,7 +21,7 @@ use alloc::vec::Vec;
 use super::plan::{BLOCK, HALF, Kind, Plan, WINDOW};
 use super::{Isa, Job, LANES, Simd};
 use crate::code::{Cluster, Code, LocalScale};
-use crate::codec::activations::{Activations, CHUNK, Halves};
+use crate::codec::activations::{Activations, CHUNK, Halves, Values};
 use crate::codec::element::Element;
 use crate::codec::portable::Decoder;
 use crate::codec::{ClusterParams, Matrix};
@@ -30,11 +29,15 @@ use crate::codec::{ClusterParams, Matrix};
 /// Bytes of the code plane to ask memory for ahead of their use.
 const AHEAD: usize = 2048;
 /// Rows are multiplied with so many vectors at once, which share the work of finding the states.
-const MOST_VECTORS: usize = 8;
+const MOST_VECTORS: usize = 4;
+/// Bytes that may be read behind a row, whatever they are: the rest of a last window, and three groups' words.
+const BEHIND: usize = 256;
 
 /// The planes of one row, the code plane from the row on, with bytes behind all that is its own.
 struct Row<'a> {
+    /// The row's `row_stride` bytes, at least, and [`BEHIND`] more.
     code: &'a [u8],
+    groups: usize,
     local_scale: &'a [u8],
     super_scale: f32,
     cluster: Option<ClusterParams>,
@@ -46,18 +49,30 @@ impl<'a> Row<'a> {
     fn new(matrix: &Matrix<'a>, row: usize, spare: &'a mut Vec<u8>) -> Self {
         let planes = matrix.row(row).unwrap_or_default();
         let mut code = matrix.planes.code.get(row * matrix.row_stride..).unwrap_or_default();
-        if code.len() < matrix.row_stride + BLOCK {
+        if code.len() < matrix.row_stride + BEHIND {
             spare.clear();
             spare.extend_from_slice(code);
-            spare.resize(code.len() + BLOCK, 0);
+            spare.resize(matrix.row_stride + BEHIND, 0);
             code = spare;
         }
         Self {
             code,
+            groups: matrix.code.groups(matrix.in_features),
             local_scale: planes.local_scale,
             super_scale: planes.super_scale.first_chunk().map_or(0.0, |bytes| f32::from_le_bytes(*bytes)),
             cluster: matrix.code.cluster().and_then(|kind| ClusterParams::read(kind, planes.cluster)),
         }
+    }
+
+    /// Some bytes of the row, and of what is behind it.
+    #[inline(always)]
+    #[allow(unsafe_code)]
+    fn window<const N: usize>(&self, at: usize) -> &[u8; N] {
+        debug_assert!(at + N <= self.code.len());
+        // SAFETY: `new` saw to it that there are BEHIND bytes more than a row has. Windows begin where a block of the row
+        // begins and have 64 bytes at most; last words are those of the row's groups and of three more at most, of 64
+        // bytes each at most.
+        unsafe { &*self.code.as_ptr().add(at).cast::<[u8; N]>() }
     }
 
     /// The local scales of a chunk's half blocks, times `factor`.
@@ -71,16 +86,22 @@ impl<'a> Row<'a> {
         match groups.local_scale {
             LocalScale::None => scales.fill(factor),
             LocalScale::Embedded { bits } => {
-                let mask = ((1u32 << bits) - 1) as u16;
-                let mut words = [0u16; 2 * CHUNK];
-                let code = self.code.get(first * groups.bytes..).unwrap_or_default();
-                for (word, group) in words[..per_chunk].iter_mut().zip(code.chunks_exact(groups.bytes)) {
-                    // The byte before a one-byte word comes along and is shifted out. The result is hidden, lest the
-                    // compiler gathers words in registers, which takes it several times as long.
-                    let last = *group.last_chunk().unwrap_or(&[0; 2]);
-                    *word = black_box(u16::from_le_bytes(last) >> groups.last_shift & mask);
+                // Four words at a time in an integer, which is as fast as it gets without gathering them in registers.
+                let mask = ((1u64 << bits) - 1) * 0x0001_0001_0001_0001;
+                let mut words = [[0u16; 4]; CHUNK / 2];
+                let count = self.groups.saturating_sub(first).min(per_chunk);
+                let mut end = (first + 1) * groups.bytes;
+                for words in &mut words[..count.div_ceil(4)] {
+                    // Of a word of one byte, the byte before comes along and is shifted out.
+                    let last = |at: usize| {
+                        u64::from(u16::from_le_bytes(*self.window(end - 2 + at * groups.bytes))) << (16 * at)
+                    };
+                    let all = (last(0) | last(1) | last(2) | last(3)) >> groups.last_shift & mask;
+                    *words = [all as u16, (all >> 16) as u16, (all >> 32) as u16, (all >> 48) as u16];
+                    end += 4 * groups.bytes;
                 }
-                scales.iter_mut().zip(words).for_each(|(scale, word)| *scale = f32::from(word) * factor);
+                let words = words.as_flattened();
+                scales.iter_mut().zip(words).for_each(|(scale, &word)| *scale = f32::from(word) * factor);
             }
             LocalScale::Nibble => {
                 for ([even, odd], &byte) in scales.as_chunks_mut().0.iter_mut().zip(bytes(first / 2)) {
@@ -142,22 +163,27 @@ trait Source<S: Simd>: Copy {
 /// Words in one period or two.
 #[derive(Clone, Copy)]
 struct Words<S: Simd, const PHASES: usize> {
-    plan: &'static Plan,
+    period_bytes: usize,
+    offsets: [usize; PHASES],
     tables: [S::Tables; PHASES],
 }
 
 impl<S: Simd, const PHASES: usize> Source<S> for Words<S, PHASES> {
     #[inline(always)]
     fn new(simd: S, plan: &'static Plan, _: &Row<'_>) -> Self {
-        Self { plan, tables: core::array::from_fn(|phase| simd.tables(&plan.cuts[phase])) }
+        Self {
+            period_bytes: plan.period_bytes,
+            offsets: core::array::from_fn(|phase| plan.cuts[phase].offset),
+            tables: core::array::from_fn(|phase| simd.tables(&plan.cuts[phase])),
+        }
     }
 
     #[inline(always)]
     fn states(self, simd: S, row: &Row<'_>, block: usize) -> S::Bytes {
         let (period, phase) = (block / PHASES, block % PHASES);
-        let at = period * self.plan.period_bytes + self.plan.cuts[phase].offset;
+        let at = period * self.period_bytes + self.offsets[phase];
         simd.prefetch(row.code, at + AHEAD);
-        simd.states(self.tables[phase], simd.window(self.tables[phase], window::<WINDOW>(row.code, at)))
+        simd.states(self.tables[phase], simd.window(self.tables[phase], row.window::<WINDOW>(at)))
     }
 }
 
@@ -176,7 +202,7 @@ impl<S: Simd> Source<S> for Bytes {
     #[inline(always)]
     fn states(self, simd: S, row: &Row<'_>, block: usize) -> S::Bytes {
         simd.prefetch(row.code, block * BLOCK + AHEAD);
-        simd.bytes(window(row.code, block * BLOCK))
+        simd.bytes(row.window(block * BLOCK))
     }
 }
 
@@ -201,7 +227,7 @@ impl<S: Simd> Source<S> for Q8<S> {
     #[inline(always)]
     fn states(self, simd: S, row: &Row<'_>, block: usize) -> S::Bytes {
         simd.prefetch(row.code, block * 16 + AHEAD);
-        simd.q8_states(self.tables, window(row.code, block * 16), self.a, self.zp)
+        simd.q8_states(self.tables, row.window(block * 16), self.a, self.zp)
     }
 }
 
@@ -226,14 +252,8 @@ impl<S: Simd> Source<S> for F32<S> {
     #[inline(always)]
     fn states(self, simd: S, row: &Row<'_>, block: usize) -> S::Bytes {
         simd.prefetch(row.code, block * 16 + AHEAD);
-        simd.f32_states(self.tables, window(row.code, block * 16), self.scale, self.addend)
+        simd.f32_states(self.tables, row.window(block * 16), self.scale, self.addend)
     }
-}
-
-/// Some bytes of the row; zeros far behind it, where a chunk's last blocks may be.
-#[inline(always)]
-fn window<const N: usize>(code: &[u8], at: usize) -> &[u8; N] {
-    code.get(at..).and_then(|code| code.first_chunk()).unwrap_or(&[0; N])
 }
 
 /// A kind of source, whatever the registers.
@@ -501,7 +521,6 @@ pub fn multiply(
             let rows = Rows::<O>::new(matrix, plan, rows.clone());
             match first_of(vectors - first) {
                 MOST_VECTORS => isa.run(Product::<O, MOST_VECTORS> { rows, x, y, vectors, first }),
-                4 => isa.run(Product::<O, 4> { rows, x, y, vectors, first }),
                 2 => isa.run(Product::<O, 2> { rows, x, y, vectors, first }),
                 _ => isa.run(Product::<O, 1> { rows, x, y, vectors, first }),
             }
@@ -514,7 +533,6 @@ pub fn multiply(
 fn first_of(vectors: usize) -> usize {
     match vectors {
         MOST_VECTORS.. => MOST_VECTORS,
-        4.. => 4,
         2.. => 2,
         _ => 1,
     }
@@ -597,11 +615,13 @@ pub fn multiply_int8(isa: Isa, matrix: &Matrix<'_>, rows: Range<usize>, x: &Acti
         let y = &mut *y;
         with_origin!(plan, matrix, O => {
             let rows = Rows::<O>::new(matrix, plan, rows.clone());
-            match first_of(x.vectors() - first) {
-                MOST_VECTORS => isa.run(Int8Product::<O, MOST_VECTORS> { rows, x, y, first }),
-                4 => isa.run(Int8Product::<O, 4> { rows, x, y, first }),
-                2 => isa.run(Int8Product::<O, 2> { rows, x, y, first }),
-                _ => isa.run(Int8Product::<O, 1> { rows, x, y, first }),
+            match (first_of(x.vectors() - first), matrix.code.group_size() == Some(HALF)) {
+                (MOST_VECTORS, false) => isa.run(Int8Product::<O, MOST_VECTORS, false> { rows, x, y, first }),
+                (MOST_VECTORS, true) => isa.run(Int8Product::<O, MOST_VECTORS, true> { rows, x, y, first }),
+                (2, false) => isa.run(Int8Product::<O, 2, false> { rows, x, y, first }),
+                (2, true) => isa.run(Int8Product::<O, 2, true> { rows, x, y, first }),
+                (_, false) => isa.run(Int8Product::<O, 1, false> { rows, x, y, first }),
+                (_, true) => isa.run(Int8Product::<O, 1, true> { rows, x, y, first }),
             }
         });
         first += first_of(x.vectors() - first);
@@ -634,21 +654,22 @@ fn multiply_int8_portably(matrix: &Matrix<'_>, rows: Range<usize>, x: &Activatio
     }
 }
 
-/// The products with M vectors from the `first`.
-struct Int8Product<'a, 'm, O, const M: usize> {
+/// The products with M vectors from the `first`; HALVES where half blocks have scales of their own.
+struct Int8Product<'a, 'm, O, const M: usize, const HALVES: bool> {
     rows: Rows<'a, 'm, O>,
     x: &'a Activations,
     y: &'a mut [f32],
     first: usize,
 }
 
-impl<O: Origin, const M: usize> Job for Int8Product<'_, '_, O, M> {
+impl<O: Origin, const M: usize, const HALVES: bool> Job for Int8Product<'_, '_, O, M, HALVES> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Self { rows, x, y, first } = self;
         let mut products = y.chunks_exact_mut(x.vectors());
         rows.each(simd, |context| {
-            let mut sums = [simd.splat(0.0); M];
+            // Two sums, so that an addition need not wait for the one before.
+            let mut sums = [[simd.splat(0.0); M]; 2];
             let mut offs = [simd.splat(0.0); M];
             let mut blocks = x.values().chunks_exact(x.vectors());
             for chunk in 0..context.blocks.div_ceil(CHUNK) {
@@ -664,22 +685,57 @@ impl<O: Origin, const M: usize> Job for Int8Product<'_, '_, O, M> {
                         offs[m] = simd.fma(scales, simd.load(x_sums), offs[m]);
                     }
                 }
-                for (at, values) in (0..CHUNK).zip(&mut blocks) {
-                    let states = context.states(chunk * CHUNK + at);
-                    let values: &[_; M] = values[first..].first_chunk().expect("M of the vectors");
-                    for m in 0..M {
-                        let dot = simd.dot(states, &values[m].0, O::Source::<S>::WHOLE_BYTES);
-                        sums[m] = simd.fma(dot, simd.halves(&factors[m][at]), sums[m]);
-                    }
+                for pair in 0..CHUNK / 2 {
+                    let Some(values) = blocks.next() else { break };
+                    let at = 2 * pair;
+                    add_block::<S, _, M, HALVES>(
+                        &context,
+                        chunk,
+                        at,
+                        &values[first..],
+                        &factors,
+                        &mut sums[0],
+                    );
+                    let Some(values) = blocks.next() else { break };
+                    let at = at + 1;
+                    add_block::<S, _, M, HALVES>(
+                        &context,
+                        chunk,
+                        at,
+                        &values[first..],
+                        &factors,
+                        &mut sums[1],
+                    );
                 }
             }
-            let zero_point = simd.splat(-f32::from(context.zero_point));
+            let (zero_point, one) = (simd.splat(-f32::from(context.zero_point)), simd.splat(1.0));
             let products = &mut products.next().unwrap_or_default()[first..][..M];
             for m in 0..M {
-                let total = simd.total(simd.fma(offs[m], zero_point, sums[m]));
-                products[m] = total * context.row.super_scale;
+                let both = simd.fma(sums[1][m], one, sums[0][m]);
+                products[m] = simd.total(simd.fma(offs[m], zero_point, both)) * context.row.super_scale;
             }
         });
+    }
+}
+
+/// Adds the products with the first M of the values in a block.
+#[inline(always)]
+fn add_block<S: Simd, P: Source<S>, const M: usize, const HALVES: bool>(
+    context: &Context<'_, S, P>,
+    chunk: usize,
+    at: usize,
+    values: &[Values],
+    factors: &[Halves; M],
+    sums: &mut [S::Floats; M],
+) {
+    let simd = context.simd;
+    let states = context.states(chunk * CHUNK + at);
+    let values: &[_; M] = values.first_chunk().expect("M of the vectors");
+    for m in 0..M {
+        let dot = simd.dot(states, &values[m].0, P::WHOLE_BYTES);
+        let factors = &factors[m][at];
+        let factor = if HALVES { simd.halves(factors) } else { simd.splat(factors[0]) };
+        sums[m] = simd.fma(dot, factor, sums[m]);
     }
 }
 

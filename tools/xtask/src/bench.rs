@@ -13,10 +13,10 @@ use crate::container::{FreeBits, Recipe, coded, with_f32_cluster};
 
 pub const RUNS: usize = 25;
 
-/// Times portable decoding, one thread, row by row into the same buffer.
+/// Times decoding, one thread, row by row into the same buffer.
 pub fn decode(rows: u64, in_features: u64) -> Result<()> {
     let copy = copy_of_f32(rows, in_features)?;
-    println!("{}, 1 thread, portable decode of {rows} x {in_features} to f32, best of {RUNS}\n", machine());
+    println!("{}, 1 thread, decode of {rows} x {in_features} to f32, best of {RUNS}\n", machine());
     println!("| encoding | bpw | Gweights/s | of a copy of f32 |\n|---|---:|---:|---:|");
     for (name, code) in codes()? {
         let tensors = vec![coded("weight", code, &[rows, in_features])];
