@@ -25,10 +25,13 @@ pub struct Activations {
     chunks: usize,
     /// Block by block, of one vector after the other.
     values: Vec<Values>,
-    /// Of each half block, one vector after the other; zeros to a whole chunk.
-    scales: Vec<Halves>,
+    /// Of each block, one vector after the other; zeros to a whole chunk.
+    scales: Vec<[f32; CHUNK]>,
     /// The sums of the values times their scales, likewise.
-    sums: Vec<Halves>,
+    sums: Vec<[f32; CHUNK]>,
+    /// The same of each half block.
+    half_scales: Vec<Halves>,
+    half_sums: Vec<Halves>,
 }
 
 /// A number for each half block of a chunk.
@@ -46,22 +49,25 @@ impl Activations {
         let blocks = in_features.div_ceil(BLOCK);
         let chunks = blocks.div_ceil(CHUNK);
         let mut values = vec![Values([0; BLOCK]); blocks * vectors];
-        let mut scales = vec![[[0.0; 2]; CHUNK]; vectors * chunks];
+        let mut scales = vec![[0.0; CHUNK]; vectors * chunks];
         let mut sums = scales.clone();
+        let mut half_scales = vec![[[0.0; 2]; CHUNK]; vectors * chunks];
+        let mut half_sums = half_scales.clone();
         for (m, x) in x.chunks_exact(in_features.max(1)).enumerate() {
             for (b, x) in x.chunks(BLOCK).enumerate() {
                 let mut block = [0.0; BLOCK];
                 block[..x.len()].copy_from_slice(x);
                 let (rounded, scale) = round(&block);
                 let (chunk, place) = (m * chunks + b / CHUNK, b % CHUNK);
-                scales[chunk][place] = [scale; 2];
-                for (sum, half) in sums[chunk][place].iter_mut().zip(rounded.as_chunks::<HALF>().0) {
-                    *sum = half.iter().map(|&value| i32::from(value)).sum::<i32>() as f32 * scale;
-                }
+                let sum = |values: &[i8]| values.iter().map(|&value| i32::from(value)).sum::<i32>() as f32;
+                let (low, high) = rounded.split_at(HALF);
+                (scales[chunk][place], sums[chunk][place]) = (scale, sum(&rounded) * scale);
+                half_scales[chunk][place] = [scale; 2];
+                half_sums[chunk][place] = [sum(low) * scale, sum(high) * scale];
                 values[b * vectors + m] = Values(rounded);
             }
         }
-        Self { in_features, vectors, chunks, values, scales, sums }
+        Self { in_features, vectors, chunks, values, scales, sums, half_scales, half_sums }
     }
 
     /// Values of a vector.
@@ -81,9 +87,16 @@ impl Activations {
 
     /// The scales of a vector's chunk, and the sums of its values.
     #[inline(always)]
-    pub(super) fn scales(&self, vector: usize, chunk: usize) -> (&Halves, &Halves) {
+    pub(super) fn scales(&self, vector: usize, chunk: usize) -> (&[f32; CHUNK], &[f32; CHUNK]) {
         let at = vector * self.chunks + chunk;
         (&self.scales[at], &self.sums[at])
+    }
+
+    /// The same of half blocks.
+    #[inline(always)]
+    pub(super) fn scales_of_halves(&self, vector: usize, chunk: usize) -> (&Halves, &Halves) {
+        let at = vector * self.chunks + chunk;
+        (&self.half_scales[at], &self.half_sums[at])
     }
 }
 
@@ -124,7 +137,7 @@ mod tests {
         for (m, x) in x.chunks(100).enumerate() {
             for (b, x) in x.chunks(BLOCK).enumerate() {
                 let values = activations.values()[b * 2 + m].0;
-                let (scales, sums) = activations.scales(m, 0);
+                let (scales, sums) = activations.scales_of_halves(m, 0);
                 let scale = scales[b][0];
                 for (value, &x) in values.into_iter().zip(x) {
                     assert!((f32::from(value) * scale - x).abs() <= scale * 0.5001 && value != i8::MIN);
@@ -135,7 +148,7 @@ mod tests {
             }
         }
         let zeros = Activations::new(&[0.0, 1e-40, -0.0], 3);
-        assert_eq!((zeros.values()[0].0, zeros.scales(0, 0).0[0]), ([0; BLOCK], [0.0; 2]));
+        assert_eq!((zeros.values()[0].0, zeros.scales(0, 0).0[0]), ([0; BLOCK], 0.0));
         assert_eq!(Activations::new(&[], 0).vectors(), 0);
     }
 }

@@ -24,10 +24,10 @@ use crate::code::{Cluster, Code, LocalScale};
 use crate::codec::activations::{Activations, CHUNK, Halves, Values};
 use crate::codec::element::Element;
 use crate::codec::portable::Decoder;
-use crate::codec::{ClusterParams, Matrix};
+use crate::codec::{ClusterParams, Matrix, Planes};
 
 /// Bytes of the code plane to ask memory for ahead of their use.
-const AHEAD: usize = 2048;
+const AHEAD: usize = 4096;
 /// Rows are multiplied with so many vectors at once, which share the work of finding the states.
 const MOST_VECTORS: usize = 4;
 /// Bytes that may be read behind a row, whatever they are: the rest of a last window, and three groups' words.
@@ -46,21 +46,24 @@ struct Row<'a> {
 impl<'a> Row<'a> {
     /// `spare` is where the plane's last row goes, to have bytes behind it.
     #[inline(always)]
-    fn new(matrix: &Matrix<'a>, row: usize, spare: &'a mut Vec<u8>) -> Self {
-        let planes = matrix.row(row).unwrap_or_default();
-        let mut code = matrix.planes.code.get(row * matrix.row_stride..).unwrap_or_default();
+    fn new(matrix: &Matrix<'a>, widths: &Widths, row: usize, spare: &'a mut Vec<u8>) -> Self {
+        let Planes { code, local_scale, super_scale, cluster } = matrix.planes;
+        let mut code = code.get(row * matrix.row_stride..).unwrap_or_default();
         if code.len() < matrix.row_stride + BEHIND {
             spare.clear();
             spare.extend_from_slice(code);
             spare.resize(matrix.row_stride + BEHIND, 0);
             code = spare;
         }
+        let part = |plane: &'a [u8], width| plane.get(row * width..(row + 1) * width).unwrap_or_default();
+        let super_scale = part(super_scale, size_of::<f32>()).first_chunk();
+        let cluster = part(cluster, widths.cluster);
         Self {
             code,
-            groups: matrix.code.groups(matrix.in_features),
-            local_scale: planes.local_scale,
-            super_scale: planes.super_scale.first_chunk().map_or(0.0, |bytes| f32::from_le_bytes(*bytes)),
-            cluster: matrix.code.cluster().and_then(|kind| ClusterParams::read(kind, planes.cluster)),
+            groups: widths.groups,
+            local_scale: part(local_scale, widths.local_scale),
+            super_scale: super_scale.map_or(0.0, |bytes| f32::from_le_bytes(*bytes)),
+            cluster: matrix.code.cluster().and_then(|kind| ClusterParams::read(kind, cluster)),
         }
     }
 
@@ -78,10 +81,40 @@ impl<'a> Row<'a> {
     /// The local scales of a chunk's half blocks, times `factor`.
     #[inline(always)]
     fn scales(&self, groups: Groups, chunk: usize, factor: f32) -> Halves {
+        let scales = self.scales_of_groups(groups, chunk, factor);
+        let mut halves = [[0.0; 2]; CHUNK];
+        match groups.size {
+            32 => halves.iter_mut().zip(scales.as_chunks().0).for_each(|(halves, pair)| *halves = *pair),
+            64 => halves.iter_mut().zip(scales).for_each(|(halves, scale)| *halves = [scale; 2]),
+            _ => {
+                let pairs = halves.as_chunks_mut().0.iter_mut();
+                pairs.zip(scales).for_each(|(pair, scale)| *pair = [[scale; 2]; 2]);
+            }
+        }
+        halves
+    }
+
+    /// The local scales of a chunk's blocks, for groups of 64 weights and more.
+    #[inline(always)]
+    fn scales_of_blocks(&self, groups: Groups, chunk: usize) -> [f32; CHUNK] {
+        let scales = self.scales_of_groups(groups, chunk, 1.0);
+        let mut blocks = [0.0; CHUNK];
+        if groups.size == BLOCK {
+            blocks.copy_from_slice(&scales[..CHUNK]);
+        } else {
+            let pairs = blocks.as_chunks_mut().0.iter_mut();
+            pairs.zip(scales).for_each(|(pair, scale)| *pair = [scale; 2]);
+        }
+        blocks
+    }
+
+    /// The local scales of a chunk's groups, times `factor`.
+    #[inline(always)]
+    fn scales_of_groups(&self, groups: Groups, chunk: usize, factor: f32) -> [f32; 2 * CHUNK] {
         let per_chunk = CHUNK * BLOCK / groups.size;
         let first = chunk * per_chunk;
-        let mut scales = [0.0; 2 * CHUNK];
-        let scales = &mut scales[..per_chunk];
+        let mut all = [0.0; 2 * CHUNK];
+        let scales = &mut all[..per_chunk];
         let bytes = |at: usize| self.local_scale.get(at..).unwrap_or_default();
         match groups.local_scale {
             LocalScale::None => scales.fill(factor),
@@ -115,16 +148,25 @@ impl<'a> Row<'a> {
                 }
             }
         }
-        let mut halves = [[0.0; 2]; CHUNK];
-        match groups.size {
-            32 => halves.iter_mut().zip(scales.as_chunks().0).for_each(|(halves, pair)| *halves = *pair),
-            64 => halves.iter_mut().zip(scales).for_each(|(halves, &mut scale)| *halves = [scale; 2]),
-            _ => {
-                let pairs = halves.as_chunks_mut().0.iter_mut();
-                pairs.zip(scales).for_each(|(pair, &mut scale)| *pair = [[scale; 2]; 2]);
-            }
+        all
+    }
+}
+
+/// Bytes of a row in the planes, and its groups: divided once.
+struct Widths {
+    local_scale: usize,
+    cluster: usize,
+    groups: usize,
+}
+
+impl Widths {
+    fn new(matrix: &Matrix<'_>) -> Self {
+        let rows = matrix.rows.max(1);
+        Self {
+            local_scale: matrix.planes.local_scale.len() / rows,
+            cluster: matrix.planes.cluster.len() / rows,
+            groups: matrix.code.groups(matrix.in_features),
         }
-        halves
     }
 }
 
@@ -326,11 +368,11 @@ impl<'a, 'm, O: Origin> Rows<'a, 'm, O> {
     #[inline(always)]
     fn each<S: Simd>(self, simd: S, mut job: impl FnMut(Context<'_, S, O::Source<S>>)) {
         let Self { matrix, plan, rows, .. } = self;
-        let groups = Groups::new(&matrix.code);
+        let (widths, groups) = (Widths::new(matrix), Groups::new(&matrix.code));
         let blocks = matrix.in_features.div_ceil(BLOCK);
         let mut spare = Vec::new();
         for row in rows {
-            let row = &Row::new(matrix, row, &mut spare);
+            let row = &Row::new(matrix, &widths, row, &mut spare);
             let source = O::Source::new(simd, plan, row);
             job(Context { simd, source, row, groups, blocks, zero_point: plan.zero_point });
         }
@@ -630,17 +672,17 @@ pub fn multiply_int8(isa: Isa, matrix: &Matrix<'_>, rows: Range<usize>, x: &Acti
 
 fn multiply_int8_portably(matrix: &Matrix<'_>, rows: Range<usize>, x: &Activations, y: &mut [f32]) {
     let decoder = Decoder::new(&matrix.code);
-    let groups = Groups::new(&matrix.code);
+    let (widths, groups) = (Widths::new(matrix), Groups::new(&matrix.code));
     let mut states = alloc::vec![0i32; matrix.in_features.next_multiple_of(BLOCK)];
     let mut spare = Vec::new();
     for (row, y) in rows.zip(y.chunks_exact_mut(x.vectors().max(1))) {
         decoder.states_of_row(matrix.row(row).unwrap_or_default(), &mut states[..matrix.in_features]);
-        let row = Row::new(matrix, row, &mut spare);
+        let row = Row::new(matrix, &widths, row, &mut spare);
         y.fill(0.0);
         for (chunk, states) in states.chunks(CHUNK * BLOCK).enumerate() {
             let scales = row.scales(groups, chunk, 1.0);
             for (m, y) in y.iter_mut().enumerate() {
-                let (x_scales, _) = x.scales(m, chunk);
+                let (x_scales, _) = x.scales_of_halves(m, chunk);
                 let values = x.values().iter().skip(m).step_by(x.vectors()).skip(chunk * CHUNK);
                 let halves = values.flat_map(|values| values.0.as_chunks::<HALF>().0);
                 let scales = scales.as_flattened().iter().zip(x_scales.as_flattened());
@@ -673,16 +715,20 @@ impl<O: Origin, const M: usize, const HALVES: bool> Job for Int8Product<'_, '_, 
             let mut offs = [simd.splat(0.0); M];
             let mut blocks = x.values().chunks_exact(x.vectors());
             for chunk in 0..context.blocks.div_ceil(CHUNK) {
-                let scales = context.scales(chunk, 1.0);
-                let mut factors = [[[0.0; 2]; CHUNK]; M];
-                for m in 0..M {
-                    let (x_scales, x_sums) = x.scales(first + m, chunk);
-                    let factors = factors[m].as_flattened_mut().as_chunks_mut::<LANES>().0;
-                    let parts = lanes(&scales).iter().zip(lanes(x_scales)).zip(lanes(x_sums)).zip(factors);
-                    for (((scales, x_scales), x_sums), factors) in parts {
-                        let scales = simd.load(scales);
-                        simd.store(simd.mul(scales, simd.load(x_scales)), factors);
-                        offs[m] = simd.fma(scales, simd.load(x_sums), offs[m]);
+                let mut factors = [[0.0; 2 * CHUNK]; M];
+                if HALVES {
+                    let scales = context.scales(chunk, 1.0);
+                    for m in 0..M {
+                        let (x_scales, x_sums) = x.scales_of_halves(first + m, chunk);
+                        let (scales, x_scales) = (scales.as_flattened(), x_scales.as_flattened());
+                        let x_sums = x_sums.as_flattened();
+                        offs[m] = scale(simd, scales, x_scales, x_sums, &mut factors[m], offs[m]);
+                    }
+                } else {
+                    let scales = context.row.scales_of_blocks(context.groups, chunk);
+                    for m in 0..M {
+                        let (x_scales, x_sums) = x.scales(first + m, chunk);
+                        offs[m] = scale(simd, &scales, x_scales, x_sums, &mut factors[m], offs[m]);
                     }
                 }
                 for pair in 0..CHUNK / 2 {
@@ -725,7 +771,7 @@ fn add_block<S: Simd, P: Source<S>, const M: usize, const HALVES: bool>(
     chunk: usize,
     at: usize,
     values: &[Values],
-    factors: &[Halves; M],
+    factors: &[[f32; 2 * CHUNK]; M],
     sums: &mut [S::Floats; M],
 ) {
     let simd = context.simd;
@@ -733,14 +779,28 @@ fn add_block<S: Simd, P: Source<S>, const M: usize, const HALVES: bool>(
     let values: &[_; M] = values.first_chunk().expect("M of the vectors");
     for m in 0..M {
         let dot = simd.dot(states, &values[m].0, P::WHOLE_BYTES);
-        let factors = &factors[m][at];
-        let factor = if HALVES { simd.halves(factors) } else { simd.splat(factors[0]) };
+        let factors = &factors[m];
+        let factor = if HALVES { simd.halves(&factors.as_chunks().0[at]) } else { simd.splat(factors[at]) };
         sums[m] = simd.fma(dot, factor, sums[m]);
     }
 }
 
-/// A chunk's numbers as they go into registers.
+/// `factors = scales * x_scales`, and `off + scales . x_sums`.
 #[inline(always)]
-fn lanes(halves: &Halves) -> &[[f32; LANES]] {
-    halves.as_flattened().as_chunks().0
+fn scale<S: Simd>(
+    simd: S,
+    scales: &[f32],
+    x_scales: &[f32],
+    x_sums: &[f32],
+    factors: &mut [f32],
+    mut off: S::Floats,
+) -> S::Floats {
+    let (scales, x_scales, x_sums) = (scales.as_chunks().0, x_scales.as_chunks().0, x_sums.as_chunks().0);
+    let factors = factors.as_chunks_mut::<LANES>().0;
+    for (((scales, x_scales), x_sums), factors) in scales.iter().zip(x_scales).zip(x_sums).zip(factors) {
+        let scales = simd.load(scales);
+        simd.store(simd.mul(scales, simd.load(x_scales)), factors);
+        off = simd.fma(scales, simd.load(x_sums), off);
+    }
+    off
 }

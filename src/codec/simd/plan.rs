@@ -199,10 +199,11 @@ const fn first_byte(places: &[usize; BLOCK], from: usize) -> usize {
 
 /// The bit in which the state of a weight begins, from the first bit of a row.
 const fn position(segments: &[Segment], word_bytes: usize, group_size: usize, weight: usize) -> usize {
-    let (group, within) =
-        if group_size == 0 { (0, weight) } else { (weight / group_size, weight % group_size) };
+    // One group a row: as if it were that of all weights.
+    let size = if group_size == 0 { usize::MAX } else { group_size };
+    let (group, within) = (weight / size, weight % size);
     let per_word = states_of(segments);
-    let before = if group_size == 0 { 0 } else { group * words_of_group(segments, group_size) };
+    let before = group * words_of_group(segments, size);
     (before + within / per_word) * 8 * word_bytes + shift_of(segments, within % per_word)
 }
 
