@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use super::simd::plan::{BLOCK, HALF};
+use super::simd::{Isa, Job, Simd};
 
 /// Blocks whose scales are worked on together: the sums are padded to a multiple of it.
 pub(super) const CHUNK: usize = 32;
@@ -48,26 +49,42 @@ impl Activations {
         let vectors = x.len().checked_div(in_features).unwrap_or(0);
         let blocks = in_features.div_ceil(BLOCK);
         let chunks = blocks.div_ceil(CHUNK);
-        let mut values = vec![Values([0; BLOCK]); blocks * vectors];
-        let mut scales = vec![[0.0; CHUNK]; vectors * chunks];
-        let mut sums = scales.clone();
-        let mut half_scales = vec![[[0.0; 2]; CHUNK]; vectors * chunks];
-        let mut half_sums = half_scales.clone();
-        for (m, x) in x.chunks_exact(in_features.max(1)).enumerate() {
+        let zeros = vec![[0.0; CHUNK]; vectors * chunks];
+        let half_zeros = vec![[[0.0; 2]; CHUNK]; vectors * chunks];
+        let mut rounded = Self {
+            in_features,
+            vectors,
+            chunks,
+            values: vec![Values([0; BLOCK]); blocks * vectors],
+            scales: zeros.clone(),
+            sums: zeros,
+            half_scales: half_zeros.clone(),
+            half_sums: half_zeros,
+        };
+        match Isa::detect() {
+            Isa::PORTABLE => rounded.round(x),
+            isa => isa.run(Rounding { x, to: &mut rounded }),
+        }
+        rounded
+    }
+
+    #[inline(always)]
+    fn round(&mut self, x: &[f32]) {
+        for (m, x) in x.chunks_exact(self.in_features.max(1)).enumerate() {
             for (b, x) in x.chunks(BLOCK).enumerate() {
                 let mut block = [0.0; BLOCK];
                 block[..x.len()].copy_from_slice(x);
                 let (rounded, scale) = round(&block);
-                let (chunk, place) = (m * chunks + b / CHUNK, b % CHUNK);
-                let sum = |values: &[i8]| values.iter().map(|&value| i32::from(value)).sum::<i32>() as f32;
+                let (chunk, place) = (m * self.chunks + b / CHUNK, b % CHUNK);
+                let sum = |values: &[i8]| values.iter().map(|&value| i32::from(value)).sum::<i32>();
                 let (low, high) = rounded.split_at(HALF);
-                (scales[chunk][place], sums[chunk][place]) = (scale, sum(&rounded) * scale);
-                half_scales[chunk][place] = [scale; 2];
-                half_sums[chunk][place] = [sum(low) * scale, sum(high) * scale];
-                values[b * vectors + m] = Values(rounded);
+                let (low, high) = (sum(low), sum(high));
+                (self.scales[chunk][place], self.half_scales[chunk][place]) = (scale, [scale; 2]);
+                self.sums[chunk][place] = (low + high) as f32 * scale;
+                self.half_sums[chunk][place] = [low as f32 * scale, high as f32 * scale];
+                self.values[b * self.vectors + m] = Values(rounded);
             }
         }
-        Self { in_features, vectors, chunks, values, scales, sums, half_scales, half_sums }
     }
 
     /// Values of a vector.
@@ -100,6 +117,19 @@ impl Activations {
     }
 }
 
+/// The same loops, compiled for an instruction set.
+struct Rounding<'a> {
+    x: &'a [f32],
+    to: &'a mut Activations,
+}
+
+impl Job for Rounding<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        self.to.round(self.x);
+    }
+}
+
 impl fmt::Debug for Activations {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { in_features, vectors, .. } = self;
@@ -108,13 +138,16 @@ impl fmt::Debug for Activations {
 }
 
 /// The nearest multiples of the scale, ties to even, and the scale.
+#[inline(always)]
 fn round(x: &[f32; BLOCK]) -> ([i8; BLOCK], f32) {
     /// Adding it to a small number rounds to an integer, which the low bits then hold.
     const ROUNDER: f32 = 12_582_912.0;
     let mut largest = [0.0f32; 16];
-    for (i, x) in x.iter().enumerate() {
-        let x = x.abs();
-        largest[i % 16] = if x > largest[i % 16] { x } else { largest[i % 16] };
+    for x in x.as_chunks::<16>().0 {
+        for (largest, x) in largest.iter_mut().zip(x) {
+            let x = x.abs();
+            *largest = if x > *largest { x } else { *largest };
+        }
     }
     let largest = largest.iter().fold(0.0f32, |a, &b| a.max(b));
     // So small a block would have a scale that cannot be divided by.

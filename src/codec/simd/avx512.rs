@@ -68,22 +68,18 @@ impl Simd for Avx512 {
         }
     }
 
-    /// In 32-bit lanes, q twice, times the halves of a as signed numbers of 16 bits; which all but the largest a has.
-    /// The code stays where it is, eight bits too high.
+    /// In 32-bit lanes, `q` in the lower 16 bits times a, as a signed number, and where that is 2^16 too low `q << 8`
+    /// in the upper 16 times 2^8. The code stays where it is, eight bits too high; what is above its 16 bits is not read,
+    /// so that it does not matter that `q << 8` is a signed number too.
     #[inline(always)]
     fn q8_states(self, tables: Tables, q: &[u8; 16], a: u16, zp: i16) -> __m512i {
-        let factors = u32::from(a / 2) << 16 | u32::from(a - a / 2);
+        let factors = u32::from(a) | if a < 1 << 15 { 0 } else { 1 << 24 };
         // SAFETY: as above.
         unsafe {
-            let q = _mm512_castsi128_si512(_mm_loadu_si128(q.as_ptr().cast()));
-            let twice = _mm512_maskz_permutexvar_epi8(0x5555_5555_5555_5555, tables.bytes, q);
+            let q = _mm512_zextsi128_si512(_mm_loadu_si128(q.as_ptr().cast()));
+            let twice = _mm512_permutexvar_epi8(tables.bytes, q);
             let offset = _mm512_set1_epi32(256 * i32::from(zp) + 128);
-            let code = if a == u16::MAX {
-                let once = _mm512_and_si512(twice, _mm512_set1_epi32(0xFF));
-                _mm512_add_epi32(_mm512_mullo_epi32(once, _mm512_set1_epi32(a.into())), offset)
-            } else {
-                _mm512_dpwssd_epi32(offset, twice, _mm512_set1_epi32(factors.cast_signed()))
-            };
+            let code = _mm512_dpwssd_epi32(offset, twice, _mm512_set1_epi32(factors.cast_signed()));
             _mm512_and_si512(_mm512_multishift_epi64_epi8(tables.bits, code), tables.mask)
         }
     }

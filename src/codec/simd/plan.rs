@@ -36,7 +36,8 @@ pub struct Cut {
     pub second: usize,
     /// Bits of a state.
     pub state_bits: u32,
-    /// For each eight states, eight consecutive bytes of the window. Behind a cluster: each of sixteen bytes four times.
+    /// For each eight states, eight consecutive bytes of the window. Behind a cluster: each of sixteen bytes
+    /// as the first and the last of four, and zeros, which are the seventeenth.
     pub bytes: [u8; BLOCK],
     /// Where in those the state begins, in bits. Behind a cluster: in two codes of 32 bits, shifted left by eight.
     pub bits: [u8; BLOCK],
@@ -141,7 +142,7 @@ const fn expanded(mut cut: Cut) -> Cut {
     let mut i = 0;
     while i < BLOCK {
         cut.bits[i] += cut.bits[i] / 16 * 16 + 8;
-        cut.bytes[i] = i as u8 / 4;
+        cut.bytes[i] = if matches!(i % 4, 0 | 3) { i as u8 / 4 } else { 16 };
         i += 1;
     }
     cut

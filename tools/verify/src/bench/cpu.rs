@@ -12,12 +12,13 @@ use crate::machine::Machine;
 use ccq_cuda::Element;
 
 /// The operations of a row each, unless a preset names them.
-const OPERATIONS: [Operation; 5] = [
+const OPERATIONS: [Operation; 6] = [
     Operation::DequantizeRows,
     Operation::Dequantize(Element::F32),
     Operation::Product { tokens: 1 },
     Operation::Product { tokens: 4 },
     Operation::Product { tokens: 16 },
+    Operation::Int8Product { tokens: 1 },
 ];
 
 /// The threads of the current pool.

@@ -182,9 +182,12 @@ impl Bench for Gpu<'_> {
         let matrix = weights.set(0);
         let bytes = weights.stored_bytes() + operation.written_bytes(shape);
         let found = with_fewer(self.sets(bytes), |sets| match operation {
+            // Not among the operations; the kernels have but one way to do either.
             Operation::DequantizeRows => self.dequantize(&matrix, Element::F32, sets, budget),
             Operation::Dequantize(element) => self.dequantize(&matrix, element, sets, budget),
-            Operation::Product { tokens } => self.product(&matrix, tokens, sets, budget),
+            Operation::Product { tokens } | Operation::Int8Product { tokens } => {
+                self.product(&matrix, tokens, sets, budget)
+            }
         });
         let (timing, sets) = found.map_err(|error| self.choice.failed(&error))?;
         let cublas_seconds = match operation {
@@ -196,7 +199,7 @@ impl Bench for Gpu<'_> {
             element: match operation {
                 Operation::Dequantize(element) => element,
                 Operation::DequantizeRows => Element::F32,
-                Operation::Product { .. } => Element::Bf16,
+                Operation::Product { .. } | Operation::Int8Product { .. } => Element::Bf16,
             },
             sets,
             cold: sets as u64 * bytes >= self.machine.cache.saturating_mul(2),

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::ops::Range;
 
-use ccq::codec::Matrix;
+use ccq::codec::{Activations, Matrix};
 use ccq_cuda::Element;
 use rayon::prelude::*;
 
@@ -19,8 +19,13 @@ pub enum Operation {
     DequantizeRows,
     /// The whole matrix to memory.
     Dequantize(Element),
-    /// `y = W x` for so many vectors x: decode a row, multiply it.
+    /// `y = W x` for so many vectors x, decoded in registers.
     Product {
+        /// Vectors.
+        tokens: usize,
+    },
+    /// The same with vectors rounded to eight bits, rounding them included.
+    Int8Product {
         /// Vectors.
         tokens: usize,
     },
@@ -33,13 +38,14 @@ impl Operation {
             Self::DequantizeRows => "dequantize_rows",
             Self::Dequantize(_) => "dequantize",
             Self::Product { .. } => "product",
+            Self::Int8Product { .. } => "int8_product",
         }
     }
 
     /// M of a product.
     pub const fn tokens(self) -> Option<usize> {
         match self {
-            Self::Product { tokens } => Some(tokens),
+            Self::Product { tokens } | Self::Int8Product { tokens } => Some(tokens),
             _ => None,
         }
     }
@@ -69,7 +75,7 @@ impl Workspace {
         match operation {
             Operation::DequantizeRows => {}
             Operation::Dequantize(_) => self.decoded.resize(shape.weights(), 0.0),
-            Operation::Product { tokens } => {
+            Operation::Product { tokens } | Operation::Int8Product { tokens } => {
                 self.decoded = Vec::new();
                 self.x = (0..tokens * shape.in_features).map(|at| (at % 7) as f32 - 3.0).collect();
                 self.y = vec![0.0; tokens * shape.rows];
@@ -97,12 +103,16 @@ impl Workspace {
             Operation::Product { tokens } => {
                 let parts = self.y.par_chunks_mut(part * tokens).enumerate();
                 parts.for_each(|(at, y)| {
-                    let mut buffer = vec![0.0; width];
-                    for (row, y) in rows(at).zip(y.chunks_exact_mut(tokens)) {
-                        decode(matrix, row..row + 1, &mut buffer);
-                        let vectors = self.x.chunks_exact(width);
-                        y.iter_mut().zip(vectors).for_each(|(y, x)| *y = dot(&buffer, x));
-                    }
+                    let multiplied = matrix.matvec_rows(rows(at), &self.x, y);
+                    debug_assert_eq!(multiplied, Ok(()));
+                });
+            }
+            Operation::Int8Product { tokens } => {
+                let x = Activations::new(black_box(&self.x), width);
+                let parts = self.y.par_chunks_mut(part * tokens).enumerate();
+                parts.for_each(|(at, y)| {
+                    let multiplied = matrix.matvec_int8_rows(rows(at), &x, y);
+                    debug_assert_eq!(multiplied, Ok(()));
                 });
             }
         }
@@ -114,21 +124,6 @@ fn decode(matrix: &Matrix<'_>, rows: Range<usize>, out: &mut [f32]) {
     // The rows are the matrix's own and the buffer has their size.
     let decoded = matrix.decode_rows_into(rows, out);
     debug_assert_eq!(decoded, Ok(()));
-}
-
-/// The sum of the products, in lanes that the compiler turns into vectors.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    const LANES: usize = 16;
-    let (a, a_tail) = a.as_chunks::<LANES>();
-    let (b, b_tail) = b.as_chunks::<LANES>();
-    let mut sums = [0.0f32; LANES];
-    for (a, b) in a.iter().zip(b) {
-        for lane in 0..LANES {
-            sums[lane] += a[lane] * b[lane];
-        }
-    }
-    let tail: f32 = a_tail.iter().zip(b_tail).map(|(a, b)| a * b).sum();
-    sums.iter().sum::<f32>() + tail
 }
 
 #[cfg(test)]
@@ -149,14 +144,18 @@ mod tests {
             let decoded = workspace.decoded.clone();
             assert!(decoded.iter().any(|weight| *weight != 0.0) && decoded.iter().all(|w| w.is_finite()));
             workspace.run(Operation::DequantizeRows, &weights.set(1));
-            let product = Operation::Product { tokens: 4 };
-            workspace.prepare(product, shape);
-            workspace.run(product, &weights.set(0));
-            for (row, y) in decoded.chunks(shape.in_features).zip(workspace.y.chunks(4)) {
-                for (x, y) in workspace.x.chunks(shape.in_features).zip(y) {
-                    let terms = || row.iter().zip(x).map(|(a, b)| f64::from(*a) * f64::from(*b));
-                    let (expected, size): (f64, f64) = (terms().sum(), terms().map(f64::abs).sum());
-                    assert!((f64::from(*y) - expected).abs() <= size * 1e-5, "{y} {expected}");
+            // x goes from -3 to 3, so that rounding is off by 3 / 254, a hundredth of what the terms may be.
+            let products =
+                [(Operation::Product { tokens: 4 }, 1e-5), (Operation::Int8Product { tokens: 4 }, 0.05)];
+            for (product, tolerance) in products {
+                workspace.prepare(product, shape);
+                workspace.run(product, &weights.set(0));
+                for (row, y) in decoded.chunks(shape.in_features).zip(workspace.y.chunks(4)) {
+                    for (x, y) in workspace.x.chunks(shape.in_features).zip(y) {
+                        let terms = || row.iter().zip(x).map(|(a, b)| f64::from(*a) * f64::from(*b));
+                        let (expected, size): (f64, f64) = (terms().sum(), terms().map(f64::abs).sum());
+                        assert!((f64::from(*y) - expected).abs() <= size * tolerance, "{y} {expected}");
+                    }
                 }
             }
         }

@@ -73,6 +73,7 @@ impl Row {
 
     fn operation_text(&self) -> String {
         match (self.operation, self.tokens) {
+            ("int8_product", Some(tokens)) => format!("y = W x, x in 8 bits, M = {tokens}"),
             (_, Some(tokens)) => format!("y = W x, M = {tokens}"),
             ("dequantize_rows", _) => format!("{} row by row", self.element),
             _ => format!("{} to memory", self.element),

@@ -27,9 +27,10 @@ fn random_weights_are_timed() {
             "f32 row by row",
             "f32 to memory",
             "M = 16",
+            "x in 8 bits, M = 1",
         ],
     );
-    assert_eq!(run.out.matches("16x256").count(), 10, "{run:#?}");
+    assert_eq!(run.out.matches("16x256").count(), 12, "{run:#?}");
     assert!(!run.out.contains("H20") && !run.out.contains("NaN") && !run.out.contains("inf"), "{run:#?}");
 
     let args = quick(&["--shape", "8x64", "--shape", "4x100", "--encoding", "ccq-2.5", "--json"]);
@@ -39,7 +40,7 @@ fn random_weights_are_timed() {
     assert_eq!((&report["device"]["kind"], &report["seconds"]), (&json!("cpu"), &json!(0.01)));
     let copy = report["copy_bytes_per_second"].as_f64().unwrap();
     let results = report["results"].as_array().unwrap();
-    assert_eq!(results.len(), 10);
+    assert_eq!(results.len(), 12);
     for row in results {
         let number = |key: &str| row[key].as_f64().unwrap_or_else(|| panic!("{key} of {row}"));
         let (seconds, stored) = (number("median_seconds"), number("stored_bytes"));
@@ -50,7 +51,8 @@ fn random_weights_are_timed() {
         near(number("stored_bytes_per_second"), stored / seconds);
         near(number("copy_share"), (stored + written) / seconds / copy);
         assert!(number("runs") >= 3.0 && number("sets") >= 1.0 && row["cold"].is_boolean(), "{row}");
-        assert_eq!(row["tokens"].is_u64(), row["operation"] == "product");
+        let product = ["product", "int8_product"].iter().any(|name| row["operation"] == *name);
+        assert_eq!(row["tokens"].is_u64(), product);
         assert_eq!((&row["element"], &row["cublas_seconds"]), (&json!("f32"), &json!(null)));
         assert!(row["name"].is_null() && row["layers"].is_null() && row["paper"].is_null());
     }
@@ -64,7 +66,7 @@ fn the_layers_of_a_file_are_timed() {
         .expect(0, &["layer.0.weight", "layer.10.weight", "6x100", "500x256", "wint8"]);
     let report = folder.run(&quick(&["model.ccq", "--encoding", "ccq-2.75", "--json"])).expect(0, &[]).json();
     let results = report["results"].as_array().unwrap();
-    assert_eq!(results.len(), 5);
+    assert_eq!(results.len(), 6);
     for row in results {
         assert_eq!((&row["name"], &row["layers"]), (&json!("layer.10.weight"), &json!(1)));
         assert_eq!((&row["rows"], &row["in_features"]), (&json!(6), &json!(64)));
@@ -73,7 +75,7 @@ fn the_layers_of_a_file_are_timed() {
     let alike = ["a", "b", "c"].map(|name| Tensor::f32(name, &[4, 64], Some(Family::Wint4)));
     folder.container("alike.ccq", &alike);
     let report = folder.run(&quick(&["alike.ccq", "--json"])).expect(0, &[]).json();
-    assert_eq!(report["results"].as_array().unwrap().len(), 5);
+    assert_eq!(report["results"].as_array().unwrap().len(), 6);
     assert_eq!((&report["results"][0]["name"], &report["results"][0]["layers"]), (&json!("a"), &json!(3)));
 
     let raw: Vec<_> = tensors().into_iter().filter(|tensor| tensor.code.is_none()).collect();
