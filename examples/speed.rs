@@ -5,7 +5,7 @@
 //!
 //! A line names an encoding, an operation (decode, decode_f16, decode_bf16, matrix, memset, exact, int8), rows, columns,
 //! copies of the matrix to take in turn, threads, vectors, and optionally an instruction set; the answer is the
-//! seconds of the fastest pass over one copy, after as many passes as there are copies, and the megabytes of each.
+//! seconds of the fastest pass over one copy, of as many passes as there are copies, and the megabytes of each.
 //!
 //! decode goes row by row into one buffer, matrix into memory for all rows, memset fills that memory; exact and int8
 //! are products, rounding the vectors included.
@@ -45,8 +45,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             planes.iter().map(|planes| matrix(code, rows, columns, planes).with_isa(isa)).collect();
         let seconds = Bench { matrices, threads: threads.max(1), vectors }.run(operation)?;
         let bytes: usize = planes.first().map_or(0, |planes| planes.iter().map(Vec::len).sum());
-        println!("{seconds:e} {:.3}", bytes as f64 / 1e6);
-        std::io::stdout().flush()?;
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{seconds:e} {:.3}", bytes as f64 / 1e6)?;
+        out.flush()?;
     }
     Ok(())
 }
@@ -64,19 +65,13 @@ fn random(code: &Code, rows: usize, columns: usize, copies: usize) -> Vec<[Vec<u
         };
         (0..len).map(|_| next()).collect()
     };
-    let planes = [
-        bytes(sizes.code),
-        bytes(sizes.local_scale),
-        0.01f32.to_le_bytes().repeat(rows),
-        if sizes.cluster == 0 { Vec::new() } else { bytes(0) },
-    ];
-    let mut planes = planes;
-    if let Some(kind) = code.cluster() {
+    let cluster = code.cluster().map_or_else(Vec::new, |kind| {
         let mut pair = vec![0; ClusterParams::stored_bytes(kind)];
         ClusterParams::Q8 { a: 30_721, zp: 1234 }.write(&mut pair);
-        planes[3] = pair.repeat(rows);
-    }
-    vec![planes; copies]
+        pair.repeat(rows)
+    });
+    let super_scale = 0.01f32.to_le_bytes().repeat(rows);
+    vec![[bytes(sizes.code), bytes(sizes.local_scale), super_scale, cluster]; copies]
 }
 
 fn matrix(code: Code, rows: usize, columns: usize, planes: &[Vec<u8>; 4]) -> Matrix<'_> {

@@ -12,6 +12,8 @@ pub mod kernel;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 pub mod plan;
+mod row;
+mod source;
 #[cfg(test)]
 mod tests;
 
