@@ -17,7 +17,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use super::plan::{BLOCK, HALF, Kind};
-use super::row::{Groups, Row, Widths};
+use super::row::{Groups, Lines, Row, Widths};
 use super::source::{Context, FromBytes, FromF32, FromQ8, FromWords, Origin, Rows, Source, with_origin};
 use super::{Isa, Job, LANES, Simd};
 use crate::code::Cluster;
@@ -66,10 +66,10 @@ impl<O: Origin, T: Element> Job for Decode<'_, '_, O, T> {
         self.rows.each(simd, |context| {
             let row = rows.next().unwrap_or_default();
             for (chunk, out) in row.chunks_mut(CHUNK * BLOCK).enumerate() {
-                let scales = context.scales(chunk, context.row.super_scale);
+                let Lines(scales) = &context.scales(chunk, context.row.super_scale);
                 let (blocks, last) = out.as_chunks_mut::<BLOCK>();
                 let whole = blocks.len();
-                for ((at, out), scales) in blocks.iter_mut().enumerate().zip(&scales) {
+                for ((at, out), scales) in blocks.iter_mut().enumerate().zip(scales) {
                     decode_block(&context, chunk * CHUNK + at, scales, out);
                 }
                 if !last.is_empty() {
@@ -116,9 +116,9 @@ impl<O: Origin, T: Element> Job for DecodePastCaches<'_, '_, O, T> {
         self.rows.each(simd, |context| {
             let row = rows.next().unwrap_or_default();
             for (chunk, out) in row.chunks_mut(CHUNK * BLOCK).enumerate() {
-                let scales = context.scales(chunk, context.row.super_scale);
+                let Lines(scales) = &context.scales(chunk, context.row.super_scale);
                 let blocks = out.len().div_ceil(BLOCK);
-                for ((at, near), scales) in near.iter_mut().enumerate().zip(&scales).take(blocks) {
+                for ((at, near), scales) in near.iter_mut().enumerate().zip(scales).take(blocks) {
                     decode_block(&context, chunk * CHUNK + at, scales, near);
                     before.step(simd, other.as_flattened());
                 }
@@ -253,8 +253,8 @@ impl<O: Origin, const M: usize> Job for Product<'_, '_, O, M> {
             let mut sums = [simd.splat(0.0); M];
             let mut blocks = x.chunks_exact(vectors);
             for chunk in 0..context.blocks.div_ceil(CHUNK) {
-                let scales = context.scales(chunk, 1.0);
-                for ((block, scales), x) in (chunk * CHUNK..).zip(&scales).zip(&mut blocks) {
+                let Lines(scales) = &context.scales(chunk, 1.0);
+                for ((block, scales), x) in (chunk * CHUNK..).zip(scales).zip(&mut blocks) {
                     let [a, b, c, d] = simd.widen(context.states(block), context.zero_point);
                     let (low, high) = (simd.splat(scales[0]), simd.splat(scales[1]));
                     let x: &[_; M] = x[first..].first_chunk().expect("M of the vectors");
@@ -307,7 +307,7 @@ fn multiply_int8_portably(matrix: &Matrix<'_>, rows: Range<usize>, x: &Activatio
         let row = Row::new(matrix, &widths, row, &mut spare);
         y.fill(0.0);
         for (chunk, states) in states.chunks(CHUNK * BLOCK).enumerate() {
-            let scales = row.scales(groups, chunk, 1.0);
+            let Lines(scales) = row.scales(groups, chunk, 1.0);
             for (m, y) in y.iter_mut().enumerate() {
                 let (x_scales, _) = x.scales_of_halves(m, chunk);
                 let values = x.values().iter().skip(m).step_by(x.vectors()).skip(chunk * CHUNK);
@@ -342,9 +342,10 @@ impl<O: Origin, const M: usize, const HALVES: bool> Job for Int8Product<'_, '_, 
             let mut offs = [simd.splat(0.0); M];
             let mut blocks = x.values().chunks_exact(x.vectors());
             for chunk in 0..context.blocks.div_ceil(CHUNK) {
-                let mut factors = [[0.0; 2 * CHUNK]; M];
+                let mut factors = Lines([[0.0; 2 * CHUNK]; M]);
+                let factors = &mut factors.0;
                 if HALVES {
-                    let scales = context.scales(chunk, 1.0);
+                    let Lines(scales) = context.scales(chunk, 1.0);
                     for m in 0..M {
                         let (x_scales, x_sums) = x.scales_of_halves(first + m, chunk);
                         let (scales, x_scales) = (scales.as_flattened(), x_scales.as_flattened());
@@ -352,7 +353,7 @@ impl<O: Origin, const M: usize, const HALVES: bool> Job for Int8Product<'_, '_, 
                         offs[m] = scale(simd, scales, x_scales, x_sums, &mut factors[m], offs[m]);
                     }
                 } else {
-                    let scales = context.row.scales_of_blocks(context.groups, chunk);
+                    let Lines(scales) = context.row.scales_of_blocks(context.groups, chunk);
                     for m in 0..M {
                         let (x_scales, x_sums) = x.scales(first + m, chunk);
                         offs[m] = scale(simd, &scales, x_scales, x_sums, &mut factors[m], offs[m]);
@@ -366,7 +367,7 @@ impl<O: Origin, const M: usize, const HALVES: bool> Job for Int8Product<'_, '_, 
                         chunk,
                         at,
                         &values[first..],
-                        &factors,
+                        factors,
                         &mut sums[0],
                     );
                     let Some(values) = blocks.next() else { break };
@@ -376,7 +377,7 @@ impl<O: Origin, const M: usize, const HALVES: bool> Job for Int8Product<'_, '_, 
                         chunk,
                         at,
                         &values[first..],
-                        &factors,
+                        factors,
                         &mut sums[1],
                     );
                 }

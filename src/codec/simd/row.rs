@@ -10,6 +10,11 @@ use crate::codec::{ClusterParams, Matrix, Planes};
 /// Bytes that may be read behind a row, whatever they are: the rest of a last window, and three groups' words.
 const BEHIND: usize = 256;
 
+/// Numbers that begin at a cache line, so that no register's worth of them lies in two.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub struct Lines<T>(pub T);
+
 /// The planes of one row, the code plane from the row on, with bytes behind all that is its own.
 pub struct Row<'a> {
     /// The row's `row_stride` bytes, at least, and [`BEHIND`] more.
@@ -59,9 +64,10 @@ impl<'a> Row<'a> {
 
     /// The local scales of a chunk's half blocks, times `factor`.
     #[inline(always)]
-    pub fn scales(&self, groups: Groups, chunk: usize, factor: f32) -> Halves {
-        let scales = self.scales_of_groups(groups, chunk, factor);
-        let mut halves = [[0.0; 2]; CHUNK];
+    pub fn scales(&self, groups: Groups, chunk: usize, factor: f32) -> Lines<Halves> {
+        let Lines(scales) = self.scales_of_groups(groups, chunk, factor);
+        let mut lines = Lines([[0.0; 2]; CHUNK]);
+        let halves = &mut lines.0;
         match groups.size {
             32 => halves.iter_mut().zip(scales.as_chunks().0).for_each(|(halves, pair)| *halves = *pair),
             64 => halves.iter_mut().zip(scales).for_each(|(halves, scale)| *halves = [scale; 2]),
@@ -70,40 +76,41 @@ impl<'a> Row<'a> {
                 pairs.zip(scales).for_each(|(pair, scale)| *pair = [[scale; 2]; 2]);
             }
         }
-        halves
+        lines
     }
 
     /// The local scales of a chunk's blocks, for groups of 64 weights and more.
     #[inline(always)]
-    pub fn scales_of_blocks(&self, groups: Groups, chunk: usize) -> [f32; CHUNK] {
-        let scales = self.scales_of_groups(groups, chunk, 1.0);
-        let mut blocks = [0.0; CHUNK];
+    pub fn scales_of_blocks(&self, groups: Groups, chunk: usize) -> Lines<[f32; CHUNK]> {
+        let Lines(scales) = self.scales_of_groups(groups, chunk, 1.0);
+        let mut lines = Lines([0.0; CHUNK]);
+        let blocks = &mut lines.0;
         if groups.size == BLOCK {
             blocks.copy_from_slice(&scales[..CHUNK]);
         } else {
             let pairs = blocks.as_chunks_mut().0.iter_mut();
             pairs.zip(scales).for_each(|(pair, scale)| *pair = [scale; 2]);
         }
-        blocks
+        lines
     }
 
     /// The local scales of a chunk's groups, times `factor`.
     #[inline(always)]
-    fn scales_of_groups(&self, groups: Groups, chunk: usize, factor: f32) -> [f32; 2 * CHUNK] {
+    fn scales_of_groups(&self, groups: Groups, chunk: usize, factor: f32) -> Lines<[f32; 2 * CHUNK]> {
         let per_chunk = CHUNK * BLOCK / groups.size;
         let first = chunk * per_chunk;
-        let mut all = [0.0; 2 * CHUNK];
-        let scales = &mut all[..per_chunk];
+        let mut all = Lines([0.0; 2 * CHUNK]);
+        let scales = &mut all.0[..per_chunk];
         let bytes = |at: usize| self.local_scale.get(at..).unwrap_or_default();
         match groups.local_scale {
             LocalScale::None => scales.fill(factor),
             LocalScale::Embedded { bits } => {
                 // Four words at a time in an integer, which is as fast as it gets without gathering them in registers.
                 let mask = ((1u64 << bits) - 1) * 0x0001_0001_0001_0001;
-                let mut words = [[0u16; 4]; CHUNK / 2];
+                let mut words = Lines([[0u16; 4]; CHUNK / 2]);
                 let count = self.groups.saturating_sub(first).min(per_chunk);
                 let mut end = (first + 1) * groups.bytes;
-                for words in &mut words[..count.div_ceil(4)] {
+                for words in &mut words.0[..count.div_ceil(4)] {
                     // Of a word of one byte, the byte before comes along and is shifted out.
                     let last = |at: usize| {
                         u64::from(u16::from_le_bytes(*self.window(end - 2 + at * groups.bytes))) << (16 * at)
@@ -112,7 +119,7 @@ impl<'a> Row<'a> {
                     *words = [all as u16, (all >> 16) as u16, (all >> 32) as u16, (all >> 48) as u16];
                     end += 4 * groups.bytes;
                 }
-                let words = words.as_flattened();
+                let words = words.0.as_flattened();
                 scales.iter_mut().zip(words).for_each(|(scale, &word)| *scale = f32::from(word) * factor);
             }
             LocalScale::Nibble => {

@@ -8,7 +8,7 @@ use core::ops::Range;
 
 use super::Simd;
 use super::plan::{BLOCK, Plan, WINDOW};
-use super::row::{Groups, Row, Widths};
+use super::row::{Groups, Lines, Row, Widths};
 use crate::codec::activations::Halves;
 use crate::codec::{ClusterParams, Matrix};
 
@@ -225,7 +225,7 @@ impl<S: Simd, P: Source<S>> Context<'_, S, P> {
     }
 
     #[inline(always)]
-    pub fn scales(&self, chunk: usize, factor: f32) -> Halves {
+    pub fn scales(&self, chunk: usize, factor: f32) -> Lines<Halves> {
         self.row.scales(self.groups, chunk, factor)
     }
 }
