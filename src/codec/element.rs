@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-/// A floating-point type that weights can be decoded to: `f32`, or [`f16`] or [`bf16`] of the crate `half`.
+/// A floating-point type that weights can be decoded to: `f32`, or [`struct@f16`] or [`bf16`] of the crate `half`.
 ///
 /// The narrow ones are the f32 weight rounded once more, to nearest, ties to even.
 pub trait Element: sealed::Element {}

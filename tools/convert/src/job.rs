@@ -184,10 +184,11 @@ impl Job<'_> {
     fn memory(&self, pool: &ThreadPool) -> Result<[u64; 2], Error> {
         let limit = self.common.job.memory();
         let needs = Needs::new(self.plan, self.files, self.common, pool);
-        if limit < needs.least() {
+        let Some(spare) = limit.checked_sub(needs.least()) else {
             return Err(Error::Memory { limit, needed: needs.least() });
-        }
-        Ok([needs.window, (limit - needs.fixed) / (KEPT + 1) * KEPT])
+        };
+        let window = (limit / 8).clamp(WINDOW[0], WINDOW[1]).min(WINDOW[0].saturating_add(spare));
+        Ok([window, limit.saturating_sub(needs.fixed).saturating_sub(window) / (KEPT + 1) * KEPT])
     }
 
     /// What an earlier run left that can be gone on with.
@@ -318,9 +319,7 @@ impl Job<'_> {
 
 /// What a job needs of memory.
 pub struct Needs {
-    /// Bytes of the model that may stay mapped.
-    window: u64,
-    /// Whatever is no block, the window included.
+    /// Whatever is no block and no part of the model.
     fixed: u64,
     /// The largest block.
     largest: u64,
@@ -331,7 +330,6 @@ impl Needs {
     pub fn new(plan: &Plan<'_>, files: &[FilePlan], common: &Common, pool: &ThreadPool) -> Self {
         let row = plan.quantized().map(|tensor| tensor.shape.last().copied().unwrap_or(0)).max();
         let thread = row.unwrap_or(0).saturating_mul(64).saturating_add(PER_THREAD);
-        let window = (common.job.memory() / 8).clamp(WINDOW[0], WINDOW[1]);
         let (mut largest, mut count) = (0, 0u64);
         for block in blocks(files) {
             largest = cost(&block, plan).iter().sum::<u64>().max(largest);
@@ -342,14 +340,14 @@ impl Needs {
             .source_tensors
             .saturating_mul(PER_TENSOR)
             .saturating_add(thread.saturating_mul(pool.current_num_threads() as u64))
-            .saturating_add(FIXED + window)
+            .saturating_add(FIXED)
             .saturating_add(noted);
-        Self { window, fixed, largest }
+        Self { fixed, largest }
     }
 
     /// The least that `--max-memory` can be.
     pub fn least(&self) -> u64 {
-        self.fixed.saturating_add(self.largest.saturating_add(self.largest / KEPT))
+        self.fixed.saturating_add(WINDOW[0]).saturating_add(self.largest.saturating_add(self.largest / KEPT))
     }
 }
 
