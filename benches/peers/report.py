@@ -92,6 +92,7 @@ def _tables(results: Results) -> dict[str, Cells]:
 def _accuracy(results: Results) -> dict[str, Cells]:
     return {
         "speed": _speed(results, [pair for pair in results["pairs"] if pair["first"]]),
+        "balanced": _speed(results, [pair for pair in results["pairs"] if _is_balanced(pair)]),
         "pairs": _speed(results, [pair for pair in results["pairs"] if not pair["first"]]),
         "errors": _errors(results),
         "groups": _groups(results),
@@ -115,6 +116,11 @@ def _speed(results: Results, pairs: list[Row]) -> Cells:
                 cells += [_both(ours, peer, figure, 2), _ratio(pair[figure])]
             table.append(cells)
     return table
+
+
+def _is_balanced(pair: Row) -> bool:
+    """Whether the pair is one of those that a reader wants to see first: defaults on a real model."""
+    return pair["first"] and pair["data"] == "MiniLM" and pair["ours"].endswith("balanced")
 
 
 def _kernels(speed: Row) -> Cells:
