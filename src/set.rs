@@ -7,6 +7,7 @@ use std::string::String;
 use std::vec::Vec;
 
 use crate::container::{Container, Tensor};
+use crate::open::OpenOptions;
 use crate::format::{Error, Metadata, ShardFault};
 
 /// What the name of a container ends in.
@@ -61,7 +62,7 @@ impl Set {
     /// twice; a tensor or a blob in two files; a name from which those of the others do not follow.
     #[cfg(feature = "mmap")]
     pub fn open(path: impl AsRef<Path>) -> Result<Self, SetError> {
-        Self::open_with(path.as_ref(), |path| Container::open(path))
+        Self::open_with(path, OpenOptions::map())
     }
 
     /// [`Set::open`] that reads the files into memory, as [`Container::read`] does.
@@ -69,7 +70,43 @@ impl Set {
     /// # Errors
     /// As [`Set::open`].
     pub fn read(path: impl AsRef<Path>) -> Result<Self, SetError> {
-        Self::open_with(path.as_ref(), |path| Container::read(path))
+        Self::open_with(path, OpenOptions::memory())
+    }
+
+    /// [`Set::open`] with every file opened as the options say.
+    ///
+    /// # Errors
+    /// As [`Set::open`].
+    pub fn open_with(path: impl AsRef<Path>, options: OpenOptions) -> Result<Self, SetError> {
+        let path = path.as_ref();
+        let failed = |file: &Path, source| SetError { file: file.into(), source };
+        let first = options.open(path).map_err(|source| failed(path, source))?;
+        let shard = first.index().shard();
+        let (index, count) = (shard.index, shard.count);
+        let mut files = Vec::from([(path.to_path_buf(), first)]);
+        if count > 1 {
+            let name = || Error::Shard { fault: ShardFault::Name { index, count } };
+            let stem = stem(path, count).ok_or_else(|| failed(path, name()))?;
+            // No allocation by what the header claims: the first file that is missing ends the search.
+            for other in (0..count).filter(|other| *other != index) {
+                let file = shard_path(&stem, other, count);
+                let container = match options.open(&file) {
+                    Err(Error::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {
+                        return Err(failed(&file, missing(other, count)));
+                    }
+                    opened => opened.map_err(|source| failed(&file, source))?,
+                };
+                // Of another set: there is no use in opening the rest.
+                let found = container.index().shard();
+                let first = files.first().map(|(_, first)| first.index().shard());
+                if first.is_some_and(|first| (found.set_id, found.count) != (first.set_id, first.count)) {
+                    let fault = ShardFault::OtherSet { first: path.display().to_string() };
+                    return Err(failed(&file, Error::Shard { fault }));
+                }
+                files.push((file, container));
+            }
+        }
+        Self::new(files)
     }
 
     /// Joins opened files, in any order.
@@ -134,40 +171,6 @@ impl Set {
         self.files().try_for_each(|(path, container)| {
             container.verify().map_err(|source| SetError { file: path.into(), source })
         })
-    }
-
-    fn open_with(
-        path: &Path,
-        open: impl Fn(&Path) -> Result<Container<'static>, Error>,
-    ) -> Result<Self, SetError> {
-        let failed = |file: &Path, source| SetError { file: file.into(), source };
-        let first = open(path).map_err(|source| failed(path, source))?;
-        let shard = first.index().shard();
-        let (index, count) = (shard.index, shard.count);
-        let mut files = Vec::from([(path.to_path_buf(), first)]);
-        if count > 1 {
-            let name = || Error::Shard { fault: ShardFault::Name { index, count } };
-            let stem = stem(path, count).ok_or_else(|| failed(path, name()))?;
-            // No allocation by what the header claims: the first file that is missing ends the search.
-            for other in (0..count).filter(|other| *other != index) {
-                let file = shard_path(&stem, other, count);
-                let container = match open(&file) {
-                    Err(Error::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {
-                        return Err(failed(&file, missing(other, count)));
-                    }
-                    opened => opened.map_err(|source| failed(&file, source))?,
-                };
-                // Of another set: there is no use in opening the rest.
-                let found = container.index().shard();
-                let first = files.first().map(|(_, first)| first.index().shard());
-                if first.is_some_and(|first| (found.set_id, found.count) != (first.set_id, first.count)) {
-                    let fault = ShardFault::OtherSet { first: path.display().to_string() };
-                    return Err(failed(&file, Error::Shard { fault }));
-                }
-                files.push((file, container));
-            }
-        }
-        Self::new(files)
     }
 }
 

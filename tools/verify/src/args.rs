@@ -11,6 +11,8 @@ const EXAMPLES: &str = "\
 Examples:
   ccq-verify model.ccq
       structure, every checksum, paddings and scales
+  ccq-verify model-00001-of-00003.ccq
+      all files of the model, found by any of them
   ccq-verify model.ccq --source path/to/model
       the same, then the error of every tensor against a model folder
   ccq-verify layer.ccq --source layer.safetensors --max-error 0.12 --json
@@ -44,7 +46,8 @@ Examples:
   ccq-verify list model.ccq --json | jq -r '.tensors[].name'
   ccq-verify list model.ccq --sha256 > model.sha256
 
-Only the front of the file is read: a download that has just begun, or one with a damaged payload, is listed.";
+Only the front of the file is read: a download that has just begun, or one with a damaged payload, is listed. Of a \
+model in several files this one alone is, and with --sha256 digested: repeat the command for the others.";
 
 /// Checks a .ccq file: structure, checksums, and with --source the error of every tensor
 #[derive(Debug, Parser)]
@@ -79,7 +82,7 @@ pub enum Command {
 /// Arguments of the check.
 #[derive(Debug, clap::Args)]
 pub struct CheckArgs {
-    /// The container to check
+    /// The container to check; of a model in several files any one
     #[arg(required = true)]
     file: Option<PathBuf>,
     /// The model it was made from: a .safetensors file, its index, a .gguf file or a model folder

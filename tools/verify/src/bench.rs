@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use ccq::Container;
+use ccq::Set;
 use ccq::code::{Code, Family};
 use ccq::codec::Matrix;
 use ccq_cli::{Exit, Progress};
@@ -120,9 +120,9 @@ const fn element_name(element: Element) -> &'static str {
 /// # Errors
 /// Where there is nothing to report.
 pub fn run(args: &BenchArgs) -> Result<Exit, Failure> {
-    let container = args.file.as_deref().map(open).transpose()?;
-    let jobs = match (&container, args.preset) {
-        (Some((path, container)), _) => layers(path, container, &args.encodings)?,
+    let model = args.file.as_deref().map(|path| Ok((path, failure::open_set(path)?))).transpose()?;
+    let jobs = match (&model, args.preset) {
+        (Some((path, model)), _) => layers(path, model, &args.encodings)?,
         (None, Some(Preset::Paper)) => random(&paper::SHAPES, &args.encodings, &paper::ENCODINGS)?,
         (None, None) if args.shapes.is_empty() => {
             random(&[Shape { rows: 4096, in_features: 4096 }], &args.encodings, &Family::ALL)?
@@ -140,20 +140,10 @@ pub fn run(args: &BenchArgs) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-fn open(path: &Path) -> Result<(&Path, Container<'static>), Failure> {
-    failure::open(path)?;
-    let container = Container::open(path).map_err(|error| Failure::container(path, &error))?;
-    Ok((path, container))
-}
-
-/// One job for each encoding and shape that layers of the file have.
-fn layers<'a>(
-    path: &Path,
-    container: &'a Container<'_>,
-    encodings: &[Family],
-) -> Result<Vec<Job<'a>>, Failure> {
+/// One job for each encoding and shape that layers of the model have.
+fn layers<'a>(path: &Path, model: &'a Set, encodings: &[Family]) -> Result<Vec<Job<'a>>, Failure> {
     let mut jobs = BTreeMap::<_, Job<'a>>::new();
-    for tensor in container.tensors() {
+    for tensor in model.tensors() {
         let Some(matrix) = tensor.matrix() else { continue };
         let code = *matrix.code();
         if !encodings.is_empty() && !code.family().is_some_and(|family| encodings.contains(&family)) {

@@ -9,7 +9,6 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use ccq::Container;
 use ccq::format::PlaneKind;
 use ccq_cli::Exit;
 
@@ -24,12 +23,13 @@ const SPECIAL: [char; 8] = ['\\', ':', '*', '?', '"', '<', '>', '|'];
 /// Before anything is written, where a blob is damaged, has a name that is no plain relative path on every system,
 /// or stands in for something in the folder; where the system refuses.
 pub fn run(file: &Path, folder: &Path) -> Result<Exit, Failure> {
-    failure::open(file)?;
-    let container = Container::open(file).map_err(|error| Failure::container(file, &error))?;
-    let mut chunks = container.chunks().filter(|chunk| chunk.plane == PlaneKind::Blob);
-    chunks.try_for_each(|chunk| chunk.verify()).map_err(|error| Failure::container(file, &error))?;
+    let model = failure::open_set(file)?;
+    for (path, container) in model.files() {
+        let mut chunks = container.chunks().filter(|chunk| chunk.plane == PlaneKind::Blob);
+        chunks.try_for_each(|chunk| chunk.verify()).map_err(|error| Failure::container(path, &error))?;
+    }
     let mut blobs = Vec::new();
-    for (name, bytes) in container.blobs() {
+    for (name, bytes) in model.blobs() {
         let path = relative_path(name).map_err(|why| {
             let file = file.display();
             Failure::Failed(

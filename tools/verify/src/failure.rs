@@ -4,6 +4,7 @@ use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
 use std::path::Path;
 
+use ccq::{Set, SetError};
 use ccq_cli::{Exit, printable, stdout_width};
 use serde::Serialize;
 
@@ -28,6 +29,11 @@ impl Failure {
             ccq::Error::Io(error) => Self::io(path, error),
             error => Self::Failed(Exit::InvalidFile, format!("{}: {error}", path.display())),
         }
+    }
+
+    /// A model that could not be opened, in one file or in several.
+    pub fn set(SetError { file, source }: &SetError) -> Self {
+        Self::container(file, source)
     }
 
     /// A source that could not be opened or read.
@@ -86,6 +92,15 @@ pub fn open(path: &Path) -> Result<(File, Metadata), Failure> {
         return Err(Failure::runtime(format!("{}: is {what}, expected a .ccq file", path.display())));
     }
     Ok((File::open(path).map_err(failed)?, found))
+}
+
+/// Opens the model that a file is, or is a part of.
+///
+/// # Errors
+/// A [`Failure`] that names the file, also one that is missing.
+pub fn open_set(path: &Path) -> Result<Set, Failure> {
+    open(path)?;
+    Set::open(path).map_err(|error| Failure::set(&error))
 }
 
 /// Standard output, as reports are written to it.

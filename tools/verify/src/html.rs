@@ -164,6 +164,9 @@ fn facts(report: &Report) -> String {
         ("", "Size", bytes(total.bytes)),
         ("", "Bits a weight", bpw_text(total.bpw)),
     ];
+    if report.files.len() > 1 {
+        facts.push(("", "Files", count(report.files.len() as u64)));
+    }
     if let Some(source) = &report.source {
         facts.push(("", "Relative MSE, quantized", significant(total.relative_mse)));
         facts.push((" class=\"wide\"", "Source", source.clone()));
@@ -190,7 +193,9 @@ fn problems(report: &Report) -> String {
     let mut html =
         "<section aria-labelledby=\"problems\">\n<h2 id=\"problems\">Problems</h2>\n<ul>\n".to_string();
     for problem in report.problems.iter().take(PROBLEMS) {
-        let _ = writeln!(html, "<li>{}</li>", escape(&problem.message));
+        // A page has its file in its title.
+        let file = if report.files.len() > 1 { format!("{}: ", problem.file) } else { String::new() };
+        let _ = writeln!(html, "<li>{}{}</li>", escape(&file), escape(&problem.message));
     }
     if let Some(more @ 1..) = report.problems.len().checked_sub(PROBLEMS) {
         let _ = writeln!(html, "<li>{} more, which --json names</li>", count(more as u64));
@@ -430,6 +435,8 @@ mod tests {
         };
         let mut report = Report {
             file: "model.ccq".into(),
+            files: Vec::new(),
+            part: None,
             format_version: "1.0".into(),
             source: source.then(|| "model".into()),
             device: None,
@@ -473,6 +480,7 @@ mod tests {
         report.encodings = EncodingReport::of(&report.tensors);
         report.problems.push(crate::problem::Problem {
             kind: crate::problem::Kind::Mismatch,
+            file: hostile.into(),
             name: None,
             message: hostile.into(),
         });

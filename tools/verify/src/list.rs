@@ -92,7 +92,8 @@ fn write(index: &Index, out: &mut impl Write, columns: Option<usize>) -> io::Res
     writeln!(out, "\nformat {}\n{parameters} parameters, {len}", version(index))?;
     let shard = index.shard();
     if shard.count > 1 {
-        writeln!(out, "shard {} of {}", u64::from(shard.index) + 1, shard.count)?;
+        let number = u64::from(shard.index) + 1;
+        writeln!(out, "shard {number} of {}: the others are not listed", shard.count)?;
     }
     if index.metadata().iter().len() > 0 {
         let mut table = Table::new([Column::left("metadata"), Column::left("value")]);

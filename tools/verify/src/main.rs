@@ -1,4 +1,4 @@
-//! `ccq-verify`: checks a `.ccq` file, alone or against the model it was made from; times its decoding.
+//! `ccq-verify`: checks a `.ccq` model, alone or against what it was made from; times its decoding.
 
 mod args;
 mod bench;

@@ -27,6 +27,8 @@ pub enum Kind {
 pub struct Problem {
     /// Of which kind.
     pub kind: Kind,
+    /// The file it is in, or the one that the tool was given.
+    pub file: String,
     /// Tensor or blob.
     pub name: Option<String>,
     /// What was expected, what was found, what to do.
@@ -35,19 +37,21 @@ pub struct Problem {
 
 impl Problem {
     /// A problem of a tensor; the message gets its name.
-    pub fn of(kind: Kind, tensor: &str, message: &str) -> Self {
-        Self { kind, name: Some(tensor.into()), message: format!("tensor `{tensor}`: {message}") }
+    pub fn of(kind: Kind, file: &Path, tensor: &str, message: &str) -> Self {
+        let message = format!("tensor `{tensor}`: {message}");
+        Self { kind, file: file.display().to_string(), name: Some(tensor.into()), message }
     }
 
-    /// What is wrong with the payload.
-    pub fn damaged(error: &ccq::Error) -> Self {
+    /// What is wrong with the payload of a file.
+    pub fn damaged(file: &Path, error: &ccq::Error) -> Self {
         let name = match error {
             ccq::Error::PayloadChecksum { at, .. }
             | ccq::Error::Padding { at, .. }
             | ccq::Error::NonFinite { at, .. } => Some(at.name.clone()),
             _ => None,
         };
-        Self { kind: Kind::Damaged, name, message: format!("{error}: fetch or convert the file again") }
+        let message = format!("{error}: fetch or convert the file again");
+        Self { kind: Kind::Damaged, file: file.display().to_string(), name, message }
     }
 }
 
@@ -64,7 +68,7 @@ pub fn exit(problems: &[Problem]) -> Exit {
 /// Names the problems on standard error.
 pub fn name_all(file: &Path, source: Option<&Path>, problems: &[Problem]) {
     for problem in problems.iter().take(MOST) {
-        say(&format!("error: {}: {}", file.display(), problem.message));
+        say(&format!("error: {}: {}", problem.file, problem.message));
     }
     if let Some(more @ 1..) = problems.len().checked_sub(MOST) {
         say(&format!("error: {}: {more} more problems; --json names all of them", file.display()));

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
 
-use ccq::Index;
-use ccq::format::TensorInfo;
+use ccq::format::{Metadata, TensorInfo, Value};
+use ccq::{Index, Set};
 use ccq_cli::{Column, Table, bytes, count, shorten};
 use serde::Serialize;
 
@@ -16,15 +16,19 @@ use crate::problem::{Kind, Problem};
 /// A whole report; the JSON object has these fields.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// The container's path.
+    /// The path that the tool was given.
     pub file: String,
+    /// All files of the model, in their order.
+    pub files: Vec<FileReport>,
+    /// `I/N` where the file is what one of N processes made of the model, to be merged.
+    pub part: Option<String>,
     /// Of the format, such as `1.0`.
     pub format_version: String,
     /// The source's path.
     pub source: Option<String>,
     /// What tensors were compared on; the CPU did those that a GPU could not (`decoded_on`).
     pub device: Option<Machine>,
-    /// Figures of the whole file.
+    /// Figures of all files together.
     pub total: Total,
     /// In ascending order of their names.
     pub encodings: Vec<EncodingReport>,
@@ -36,6 +40,17 @@ pub struct Report {
     pub checksums: Checksums,
 }
 
+/// A file of the model.
+#[derive(Clone, Debug, Serialize)]
+pub struct FileReport {
+    /// Its path.
+    pub file: String,
+    /// Tensors in it.
+    pub tensors: u64,
+    /// Its length.
+    pub bytes: u64,
+}
+
 /// Checksums of the payload.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Checksums {
@@ -45,12 +60,12 @@ pub struct Checksums {
     pub damaged: u64,
 }
 
-/// Figures of the whole file.
+/// Figures of all files together.
 #[derive(Debug, Serialize)]
 pub struct Total {
     /// Elements of all tensors.
     pub parameters: u64,
-    /// Length of the file.
+    /// Length of the files.
     pub bytes: u64,
     /// 8 times the length over the parameters.
     pub bpw: Option<f64>,
@@ -143,13 +158,21 @@ impl TensorReport {
 }
 
 impl Report {
-    /// What the index says, nothing checked yet.
-    pub fn new(file: &Path, source: Option<&Path>, index: &Index) -> Self {
-        let (parameters, bytes) = (index.parameters(), index.file_len());
-        let tensors: Vec<_> = index.tensors().map(|info| TensorReport::new(&info)).collect();
+    /// What the indexes say, nothing checked yet.
+    pub fn new(file: &Path, source: Option<&Path>, model: &Set) -> Self {
+        let (parameters, bytes) = (model.parameters(), model.file_len());
+        let tensors: Vec<_> = model.tensors().map(|tensor| TensorReport::new(tensor.info())).collect();
+        let files = model.files().map(|(path, container)| FileReport {
+            file: path.display().to_string(),
+            tensors: container.tensors().len() as u64,
+            bytes: container.index().file_len(),
+        });
+        let first = model.files().next();
         Self {
             file: file.display().to_string(),
-            format_version: version(index),
+            files: files.collect(),
+            part: model.metadata().and_then(part),
+            format_version: first.map(|(_, first)| version(first.index())).unwrap_or_default(),
             source: source.map(|source| source.display().to_string()),
             device: None,
             total: Total { parameters, bytes, bpw: bpw(bytes, parameters), relative_mse: None, decode: None },
@@ -171,6 +194,10 @@ impl Report {
         with_speeds.unwrap_or_else(without).write(out, columns)?;
         let Total { parameters, bytes: len, .. } = self.total;
         writeln!(out, "\n{} parameters, {}", count(parameters), bytes(len))?;
+        if self.files.len() > 1 {
+            self.shards().write(out, columns)?;
+            writeln!(out)?;
+        }
         if self.total.relative_mse.is_some() {
             writeln!(out, "total MSE: of the quantized tensors")?;
         }
@@ -182,6 +209,15 @@ impl Report {
         self.findings().iter().try_for_each(|finding| writeln!(out, "{finding}"))
     }
 
+    /// The files of a model in several.
+    fn shards(&self) -> Table {
+        let mut table = Table::new([Column::name("file"), Column::right("tensors"), Column::right("bytes")]);
+        for FileReport { file, tensors, bytes } in &self.files {
+            table.row([file, &count(*tensors), &count(*bytes)]);
+        }
+        table
+    }
+
     /// What was checked and how it went, a line each.
     pub fn findings(&self) -> Vec<String> {
         let Checksums { checked, damaged } = self.checksums;
@@ -189,6 +225,9 @@ impl Report {
             0 => format!("all {} checksums match", count(checked)),
             _ => format!("{} of {} checksums do not match", count(damaged), count(checked)),
         }];
+        if let Some(part) = &self.part {
+            findings.push(format!("part {part} of a job: no whole model"));
+        }
         let of = |kind| self.problems.iter().filter(|problem| problem.kind == kind).count();
         if of(Kind::Damaged) == 0 {
             findings.push("paddings are zero, scales are finite".into());
@@ -267,6 +306,12 @@ impl Report {
         table.rule().row(cells);
         table
     }
+}
+
+/// Which part of a job a container is: `I/N` (spec, clause 7.4).
+fn part(metadata: &Metadata) -> Option<String> {
+    let Some(Value::String(text)) = metadata.get("ccq.part") else { return None };
+    Some(text.split(' ').next().unwrap_or_default().into())
 }
 
 /// The format's version.

@@ -46,7 +46,7 @@ median_seconds, weights_per_second, stored_bytes_per_second, copy_share, cublas_
 /// Arguments of `bench`.
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
-    /// Time the layers of this container [default: random weights]
+    /// Time the layers of this container, of a model in several files any one [default: random weights]
     #[arg(conflicts_with_all = ["shapes", "preset"])]
     pub file: Option<PathBuf>,
     /// Output channels x input features of random weights; can be repeated [default: 4096x4096]

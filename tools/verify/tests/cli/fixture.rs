@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use ccq::code::{Code, Family};
-use ccq::format::{Contents, Dtype, Encoding, Layout, TensorSpec, Value, Writer};
+use ccq::format::{Contents, Dtype, Encoding, Layout, Shard, TensorSpec, Value, Writer};
 use ccq_quantize::{Options, gaussian, quantize};
 use half::{bf16, f16};
 use safetensors::tensor::TensorView;
@@ -130,10 +130,33 @@ impl Folder {
 
     /// Writes a container with more metadata.
     pub fn container_with(&self, name: &str, tensors: &[Tensor], more: &[(&str, &str)]) {
-        let blob = b"{}";
+        self.writer(name, tensors, "config.json", more, None).finish().unwrap();
+    }
+
+    /// Writes a model in several files, these tensors in each and a blob `N.json`, and gives the names of the files.
+    pub fn set(&self, name: &str, files: &[&[Tensor]]) -> Vec<String> {
+        let count = files.len() as u32;
+        let path = |index| ccq::shard_path(Path::new(name), index, count).display().to_string();
+        let writer = |(index, tensors): (u32, &&[Tensor])| {
+            let shard = Some(Shard { index, count, set_id: [0; 16] });
+            self.writer(&path(index), tensors, &format!("{index}.json"), &[], shard)
+        };
+        Writer::finish_set((0..).zip(files).map(writer).collect()).unwrap();
+        (0..count).map(path).collect()
+    }
+
+    /// Writes all of a container but its header.
+    fn writer(
+        &self,
+        name: &str,
+        tensors: &[Tensor],
+        blob: &str,
+        more: &[(&str, &str)],
+        shard: Option<Shard>,
+    ) -> Writer<File> {
         let contents = Contents {
             tensors: tensors.iter().map(spec).collect(),
-            blobs: BTreeMap::from([("config.json".to_string(), blob.len() as u64)]),
+            blobs: BTreeMap::from([(blob.to_string(), 2)]),
             metadata: [
                 ("ccq.producer", Value::String("a test")),
                 ("long", Value::String(TEXT)),
@@ -142,7 +165,7 @@ impl Folder {
             .into_iter()
             .chain(more.iter().map(|&(key, text)| (key, Value::String(text))))
             .collect(),
-            shard: None,
+            shard,
         };
         let file = File::create(self.path(name)).unwrap();
         let mut writer = Writer::new(file, Layout::new(contents).unwrap()).unwrap();
@@ -152,8 +175,8 @@ impl Folder {
             let planes = tensor.planes();
             writer.write(tensor.name, &planes.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
         }
-        writer.write("config.json", &[blob]).unwrap();
-        writer.finish().unwrap();
+        writer.write(blob, &[b"{}"]).unwrap();
+        writer
     }
 
     /// Writes the source model.

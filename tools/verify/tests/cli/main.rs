@@ -11,3 +11,4 @@ mod extract;
 mod fixture;
 mod html;
 mod list;
+mod sets;
