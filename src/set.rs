@@ -7,8 +7,8 @@ use std::string::String;
 use std::vec::Vec;
 
 use crate::container::{Container, Tensor};
-use crate::open::OpenOptions;
 use crate::format::{Error, Metadata, ShardFault};
+use crate::open::OpenOptions;
 
 /// What the name of a container ends in.
 const EXTENSION: &str = ".ccq";

@@ -1,11 +1,12 @@
-// Lists a .ccq file and decodes the first row of every quantized tensor: what an engine that embeds the reader does
-// first.
+// Lists a .ccq file, or a model in several by any of them, decodes the first row of every quantized tensor and
+// multiplies it with ones: what an engine that embeds the reader does first.
 //
 //     cargo build --release -p ccq-c
 //     cc -std=c11 -I bindings/c/include bindings/c/examples/read.c -L target/release -lccq_c -o read
 //     LD_LIBRARY_PATH=target/release ./read model.ccq
 #include <ccq.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -13,6 +14,20 @@ static int fail(const char *what, ccq_error *error) {
     fprintf(stderr, "%s: %s\n", what, ccq_error_message(error));
     ccq_error_free(error);
     return EXIT_FAILURE;
+}
+
+// y = W x for a vector of ones; the first product, or NaN.
+static float times_ones(const ccq_tensor *tensor, ccq_error **error) {
+    size_t rows = ccq_tensor_rows(tensor), width = ccq_tensor_in_features(tensor);
+    float *x = malloc(width * sizeof *x), *y = malloc(rows * sizeof *y);
+    for (size_t i = 0; i < width; i++) {
+        x[i] = 1;
+    }
+    ccq_status status = ccq_tensor_matvec(tensor, 0, rows, x, width, y, rows, error); // without decoding to memory
+    float first = status == CCQ_STATUS_OK ? y[0] : NAN;
+    free(x);
+    free(y);
+    return first;
 }
 
 static void describe(const ccq_tensor *tensor) {
@@ -49,7 +64,10 @@ int main(int argc, char **argv) {
                 printf(", row 0 begins %.9g", row[0]);
             }
             free(row);
-            if (status != CCQ_STATUS_OK) {
+            if (!error) {
+                printf(", times ones %.4g", times_ones(tensor, &error));
+            }
+            if (error) {
                 ccq_close(model);
                 return fail(argv[1], error);
             }

@@ -118,7 +118,7 @@ typedef enum {
   CCQ_STATUS_NOT_QUANTIZED = 101,
   // The rows asked for are not rows of the tensor.
   CCQ_STATUS_ROWS = 102,
-  // The buffer does not hold exactly the rows asked for.
+  // A buffer does not hold exactly what is asked for.
   CCQ_STATUS_BUFFER_SIZE = 103,
   // A fault of this library: please report it.
   CCQ_STATUS_INTERNAL = 200,
@@ -143,7 +143,7 @@ typedef enum {
 // A failure: a status and a message. Made by the call that failed, given back with ccq_error_free.
 typedef struct ccq_error ccq_error;
 
-// An open file.
+// An open file, or all files of a model that is in several.
 typedef struct ccq_file ccq_file;
 
 // A tensor of an open file; it lives as long as the file.
@@ -247,15 +247,17 @@ const char *ccq_status_name(uint32_t status);
 // The version of this library, such as "0.1.0". It lives for ever.
 const char *ccq_version(void);
 
-// Opens a file. This costs time in proportion to its index, unless it is read into memory: a tensor is read when it is
-// first touched. `flags` is 0 or a sum of CCQ_IN_MEMORY, CCQ_SEQUENTIAL, CCQ_RANDOM and CCQ_HUGE_PAGES.
+// Opens a file; where it is one of several of a model (x-00002-of-00003.ccq), all of them, as if they were one: the
+// others are found beside it. This costs time in proportion to the index, unless files are read into memory: a tensor
+// is read when it is first touched. `flags` is 0 or a sum of CCQ_IN_MEMORY, CCQ_SEQUENTIAL, CCQ_RANDOM and
+// CCQ_HUGE_PAGES. A message about another file than `path` begins with its name.
 ccq_status ccq_open(const char *path,
                     uint32_t flags,
                     ccq_file **file,
                     ccq_error **error);
 
 // Opens a file that is in memory already, at any alignment. The memory is borrowed: it must stay as it is until
-// ccq_close.
+// ccq_close. A file that is one of several of a model is opened alone.
 ccq_status ccq_open_bytes(const uint8_t *bytes,
                           size_t len,
                           ccq_file **file,
@@ -264,8 +266,10 @@ ccq_status ccq_open_bytes(const uint8_t *bytes,
 // Closes a file, and with it everything got from it; nothing happens for NULL.
 void ccq_close(ccq_file *file);
 
-// Reads the whole file and checks what opening cannot: checksums, padding, scales that must be finite.
-ccq_status ccq_verify(const ccq_file *file, ccq_error **error);
+// Reads everything and checks what opening cannot: checksums, padding, scales that must be finite. Of a model in several
+// files the message begins with the name of the one it is about.
+ccq_status ccq_verify(const ccq_file *file,
+                      ccq_error **error);
 
 // The version of the format that the file was written in; either pointer may be NULL.
 void ccq_format_version(const ccq_file *file, uint16_t *major, uint16_t *minor);
@@ -345,6 +349,33 @@ ccq_status ccq_tensor_decode_rows(const ccq_tensor *tensor,
                                   size_t end,
                                   float *out,
                                   size_t out_len,
+                                  ccq_error **error);
+
+// y = W x: multiplies the rows `start` to `end` - 1 of a quantized tensor with one vector or several, in floats.
+//
+// `x` is vectors of in_features floats, one after the other, and `x_len` the number of all floats there. `y` gets as
+// many products of a row as there are vectors, row after row; `y_len` is exactly (end - start) * vectors. Weights are
+// decoded in registers, not to memory. Threads can share a tensor by rows. Each product is within 2^-20 of the sum of
+// its terms' magnitudes; in which order the terms are summed depends on the processor.
+ccq_status ccq_tensor_matvec(const ccq_tensor *tensor,
+                             size_t start,
+                             size_t end,
+                             const float *x,
+                             size_t x_len,
+                             float *y,
+                             size_t y_len,
+                             ccq_error **error);
+
+// ccq_tensor_matvec with vectors that are first rounded to eight bits, with a scale for each 64 values: several times
+// as fast. A value is off by half its scale at most, the largest magnitude of the 64 over 254; infinities and NaNs
+// make products unspecified.
+ccq_status ccq_tensor_matvec_int8(const ccq_tensor *tensor,
+                                  size_t start,
+                                  size_t end,
+                                  const float *x,
+                                  size_t x_len,
+                                  float *y,
+                                  size_t y_len,
                                   ccq_error **error);
 
 // Asks the system to load a tensor of a mapped file, without waiting for it.

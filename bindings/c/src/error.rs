@@ -3,8 +3,10 @@
 use std::ffi::{CStr, CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use ccq::Error;
+use std::path::Path;
+
 use ccq::codec::SizeError;
+use ccq::{Error, SetError};
 
 /// What came of a call. The numbers stay what they are; later versions add some.
 #[repr(C)]
@@ -56,7 +58,7 @@ pub enum ccq_status {
     NotQuantized = 101,
     /// The rows asked for are not rows of the tensor.
     Rows = 102,
-    /// The buffer does not hold exactly the rows asked for.
+    /// A buffer does not hold exactly what is asked for.
     BufferSize = 103,
     /// A fault of this library: please report it.
     Internal = 200,
@@ -78,6 +80,13 @@ impl Failure {
     pub(crate) fn invalid(message: &str) -> Self {
         Self { status: ccq_status::InvalidArgument, message: message.into() }
     }
+
+    /// A failure of opening a model by one of its files, the message with the file's name unless it is that one.
+    pub(crate) fn opening(path: &Path, error: &SetError) -> Self {
+        let status = status_of(&error.source);
+        let named = error.file != path || status == ccq_status::Io;
+        Self { status, message: if named { error.to_string() } else { error.source.to_string() } }
+    }
 }
 
 impl From<Error> for Failure {
@@ -90,7 +99,7 @@ impl From<SizeError> for Failure {
     fn from(error: SizeError) -> Self {
         let status = match error {
             SizeError::Rows { .. } => ccq_status::Rows,
-            SizeError::Output { .. } => ccq_status::BufferSize,
+            SizeError::Output { .. } | SizeError::Input { .. } => ccq_status::BufferSize,
             _ => ccq_status::Internal, // of making a matrix, which happened before
         };
         Self { status, message: error.to_string() }

@@ -1,10 +1,11 @@
 //! Files: opening, verifying, closing; blobs and metadata.
 
 use std::ffi::{CStr, CString, c_char};
+use std::path::Path;
 use std::ptr;
 
-use ccq::format::Value;
-use ccq::{Access, Container, Limits, OpenOptions};
+use ccq::format::{Index, Value};
+use ccq::{Access, Container, Limits, OpenOptions, Set};
 
 use crate::error::{Failure, ccq_error, ccq_status, guard};
 use crate::tensor::{ccq_tensor, tensors};
@@ -20,39 +21,78 @@ pub const CCQ_RANDOM: u32 = 4;
 /// Flag of ccq_open: use huge pages where the system has them.
 pub const CCQ_HUGE_PAGES: u32 = 8;
 
-/// An open file.
+/// An open file, or all files of a model that is in several.
 pub struct ccq_file {
     // Everything but the last field borrows from what the last one points to.
     pub(crate) tensors: Vec<ccq_tensor>,
     blobs: Vec<(CString, &'static [u8])>,
     metadata: Vec<(CString, Value<'static>)>,
-    container: *mut Container<'static>,
+    model: *mut Model,
+}
+
+/// What is open.
+enum Model {
+    /// By a path.
+    Files(Set),
+    /// In the caller's memory: one file, also where it is one of several.
+    Bytes(Container<'static>),
+}
+
+impl Model {
+    /// That of the first file.
+    fn index(&self) -> Option<&Index> {
+        match self {
+            Self::Files(set) => set.files().next().map(|(_, first)| first.index()),
+            Self::Bytes(container) => Some(container.index()),
+        }
+    }
+
+    fn parameters(&self) -> u64 {
+        match self {
+            Self::Files(set) => set.parameters(),
+            Self::Bytes(container) => container.index().parameters(),
+        }
+    }
+
+    fn verify(&self) -> Result<(), Failure> {
+        match self {
+            Self::Files(set) => {
+                // A file that is the only one needs no name.
+                let given = if set.files().len() == 1 { set.files().next().map(|file| file.0) } else { None };
+                let failed = |error| Failure::opening(given.unwrap_or(Path::new("")), &error);
+                set.verify().map_err(failed)
+            }
+            Self::Bytes(container) => Ok(container.verify()?),
+        }
+    }
 }
 
 const _: () = {
     const fn shared_by_threads<T: Send + Sync>() {}
-    shared_by_threads::<Container<'static>>();
+    shared_by_threads::<Model>();
     shared_by_threads::<ccq_tensor>();
 };
 
 impl ccq_file {
-    fn new(container: Container<'static>) -> Self {
-        let container = Box::into_raw(Box::new(container));
+    fn new(model: Model) -> Self {
+        let model = Box::into_raw(Box::new(model));
         // SAFETY: the box lives until `drop`, which no borrowed part outlives: the header forbids their use after
         // ccq_close.
-        let shared: &'static Container<'static> = unsafe { &*container };
+        let shared: &'static Model = unsafe { &*model };
         let c_string = |text: &str| CString::new(text).unwrap_or_default(); // names hold no NUL (spec, clause 4.3)
-        Self {
-            tensors: tensors(shared),
-            blobs: shared.blobs().map(|(name, bytes)| (c_string(name), bytes)).collect(),
-            metadata: shared.index().metadata().iter().map(|(key, value)| (c_string(key), value)).collect(),
-            container,
-        }
+        let blob = |(name, bytes): (&str, &'static [u8])| (c_string(name), bytes);
+        let (tensors, blobs) = match shared {
+            Model::Files(set) => (tensors(set.tensors()), set.blobs().map(blob).collect()),
+            Model::Bytes(container) => (tensors(container.tensors()), container.blobs().map(blob).collect()),
+        };
+        let metadata = shared.index().into_iter().flat_map(|index| index.metadata().iter());
+        let metadata = metadata.map(|(key, value)| (c_string(key), value)).collect();
+        Self { tensors, blobs, metadata, model }
     }
 
-    fn container(&self) -> &Container<'static> {
+    fn model(&self) -> &Model {
         // SAFETY: the box of `new`, which lives as long as `self`.
-        unsafe { &*self.container }
+        unsafe { &*self.model }
     }
 }
 
@@ -62,7 +102,7 @@ impl Drop for ccq_file {
         self.blobs.clear();
         self.metadata.clear();
         // SAFETY: the box of `new`; nothing borrows from it any more.
-        drop(unsafe { Box::from_raw(self.container) });
+        drop(unsafe { Box::from_raw(self.model) });
     }
 }
 
@@ -77,8 +117,10 @@ pub extern "C" fn ccq_version() -> *const c_char {
     VERSION.as_ptr()
 }
 
-/// Opens a file. This costs time in proportion to its index, unless it is read into memory: a tensor is read when it is
-/// first touched. `flags` is 0 or a sum of CCQ_IN_MEMORY, CCQ_SEQUENTIAL, CCQ_RANDOM and CCQ_HUGE_PAGES.
+/// Opens a file; where it is one of several of a model (x-00002-of-00003.ccq), all of them, as if they were one: the
+/// others are found beside it. This costs time in proportion to the index, unless files are read into memory: a tensor
+/// is read when it is first touched. `flags` is 0 or a sum of CCQ_IN_MEMORY, CCQ_SEQUENTIAL, CCQ_RANDOM and
+/// CCQ_HUGE_PAGES. A message about another file than `path` begins with its name.
 ///
 /// # Safety
 /// `path` is NULL or a string; `file` and `error` are NULL or point to writable memory for a pointer. A file that is
@@ -96,17 +138,9 @@ pub unsafe extern "C" fn ccq_open(
         }
         // SAFETY: the caller's promise.
         let path = path_of(unsafe { CStr::from_ptr(path) })?;
-        let container = options(flags)?.open(&path).map_err(|error| {
-            let failure = Failure::from(error);
-            match failure.status {
-                ccq_status::Io => {
-                    Failure { message: format!("{}: {}", path.display(), failure.message), ..failure }
-                }
-                _ => failure,
-            }
-        })?;
+        let set = Set::open_with(&path, options(flags)?).map_err(|error| Failure::opening(&path, &error))?;
         // SAFETY: the caller's promise.
-        unsafe { file.write(Box::into_raw(Box::new(ccq_file::new(container)))) };
+        unsafe { file.write(Box::into_raw(Box::new(ccq_file::new(Model::Files(set))))) };
         Ok(())
     };
     // SAFETY: the caller's promise.
@@ -114,7 +148,7 @@ pub unsafe extern "C" fn ccq_open(
 }
 
 /// Opens a file that is in memory already, at any alignment. The memory is borrowed: it must stay as it is until
-/// ccq_close.
+/// ccq_close. A file that is one of several of a model is opened alone.
 ///
 /// # Safety
 /// `bytes` is NULL or points to `len` bytes, which stay as they are until ccq_close; `file` and `error` are NULL or
@@ -134,7 +168,7 @@ pub unsafe extern "C" fn ccq_open_bytes(
         let bytes = unsafe { std::slice::from_raw_parts(bytes, len) };
         let container = Container::from_bytes(bytes, &Limits::DEFAULT)?;
         // SAFETY: the caller's promise.
-        unsafe { file.write(Box::into_raw(Box::new(ccq_file::new(container)))) };
+        unsafe { file.write(Box::into_raw(Box::new(ccq_file::new(Model::Bytes(container))))) };
         Ok(())
     };
     // SAFETY: the caller's promise.
@@ -153,7 +187,8 @@ pub unsafe extern "C" fn ccq_close(file: *mut ccq_file) {
     }
 }
 
-/// Reads the whole file and checks what opening cannot: checksums, padding, scales that must be finite.
+/// Reads everything and checks what opening cannot: checksums, padding, scales that must be finite. Of a model in several
+/// files the message begins with the name of the one it is about.
 ///
 /// # Safety
 /// `file` is NULL or an open file; `error` is NULL or points to writable memory for a pointer.
@@ -161,7 +196,7 @@ pub unsafe extern "C" fn ccq_close(file: *mut ccq_file) {
 pub unsafe extern "C" fn ccq_verify(file: *const ccq_file, error: *mut *mut ccq_error) -> ccq_status {
     // SAFETY: the caller's promise.
     let verify = || match unsafe { file.as_ref() } {
-        Some(file) => Ok(file.container().verify()?),
+        Some(file) => file.model().verify(),
         None => Err(Failure::invalid("`file` is NULL")),
     };
     // SAFETY: the caller's promise.
@@ -175,7 +210,8 @@ pub unsafe extern "C" fn ccq_verify(file: *const ccq_file, error: *mut *mut ccq_
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ccq_format_version(file: *const ccq_file, major: *mut u16, minor: *mut u16) {
     // SAFETY: the caller's promise.
-    let version = unsafe { file.as_ref() }.map_or((0, 0), |file| file.container().index().version());
+    let version =
+        unsafe { file.as_ref() }.and_then(|file| file.model().index()).map_or((0, 0), Index::version);
     for (out, value) in [(major, version.0), (minor, version.1)] {
         if !out.is_null() {
             // SAFETY: the caller's promise.
@@ -191,7 +227,7 @@ pub unsafe extern "C" fn ccq_format_version(file: *const ccq_file, major: *mut u
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ccq_parameters(file: *const ccq_file) -> u64 {
     // SAFETY: the caller's promise.
-    unsafe { file.as_ref() }.map_or(0, |file| file.container().index().parameters())
+    unsafe { file.as_ref() }.map_or(0, |file| file.model().parameters())
 }
 
 /// Bytes with their length; `data` is NULL where there are none.

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `error` | status, error object, the guard |
 //! | `file` | opening, verifying, closing; blobs and metadata |
-//! | `tensor` | tensors: description, planes, decoding |
+//! | `tensor` | tensors: description, planes, decoding, products |
 #![allow(unsafe_code)] // a C interface: every block says what the caller promises
 #![allow(non_camel_case_types)] // C's names
 
@@ -29,6 +29,7 @@ pub use tensor::{
     CCQ_PLANE_LOCAL_SCALE, CCQ_PLANE_RAW, CCQ_PLANE_SUPER_SCALE, CCQ_SCALE_EMBEDDED, CCQ_SCALE_NIBBLE,
     CCQ_SCALE_NONE, CCQ_SCALE_SIGNED8, ccq_code, ccq_plane, ccq_segment, ccq_tensor, ccq_tensor_at,
     ccq_tensor_bpw, ccq_tensor_code, ccq_tensor_count, ccq_tensor_decode_rows, ccq_tensor_dtype,
-    ccq_tensor_encoding, ccq_tensor_in_features, ccq_tensor_name, ccq_tensor_named, ccq_tensor_plane,
-    ccq_tensor_prefetch, ccq_tensor_rank, ccq_tensor_rows, ccq_tensor_shape, ccq_tensor_stored_bytes,
+    ccq_tensor_encoding, ccq_tensor_in_features, ccq_tensor_matvec, ccq_tensor_matvec_int8, ccq_tensor_name,
+    ccq_tensor_named, ccq_tensor_plane, ccq_tensor_prefetch, ccq_tensor_rank, ccq_tensor_rows,
+    ccq_tensor_shape, ccq_tensor_stored_bytes,
 };

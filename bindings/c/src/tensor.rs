@@ -5,9 +5,10 @@ use std::ffi::{CStr, CString, c_char};
 use std::ptr;
 use std::sync::Arc;
 
+use ccq::Tensor;
 use ccq::code::{Cluster, Code, LocalScale};
+use ccq::codec::{Activations, Matrix, SizeError};
 use ccq::format::{Encoding, PlaneKind};
-use ccq::{Container, Tensor};
 
 use crate::error::{Failure, ccq_error, ccq_status, guard};
 use crate::file::{ccq_file, text};
@@ -20,8 +21,8 @@ pub struct ccq_tensor {
     encoding: Arc<CStr>,
 }
 
-/// All tensors of a container.
-pub(crate) fn tensors(container: &'static Container<'static>) -> Vec<ccq_tensor> {
+/// Tensors, in ascending order of their names.
+pub(crate) fn tensors(found: impl Iterator<Item = Tensor<'static>>) -> Vec<ccq_tensor> {
     let shared = |text: &str| Arc::from(CString::new(text).unwrap_or_default());
     let (mut dtypes, mut encodings) = (HashMap::new(), HashMap::new());
     let tensor = |tensor: Tensor<'static>| {
@@ -33,7 +34,7 @@ pub(crate) fn tensors(container: &'static Container<'static>) -> Vec<ccq_tensor>
         let encoding = Arc::clone(encodings.entry(encoding).or_insert_with(|| shared(&encoding.to_string())));
         ccq_tensor { tensor, name, dtype, encoding }
     };
-    container.tensors().map(tensor).collect()
+    found.map(tensor).collect()
 }
 
 /// How many tensors there are.
@@ -297,11 +298,8 @@ pub unsafe extern "C" fn ccq_tensor_decode_rows(
     let decode = || {
         // SAFETY: the caller's promise.
         let tensor = unsafe { tensor.as_ref() }.ok_or_else(|| Failure::invalid("`tensor` is NULL"))?;
-        let Some(matrix) = tensor.tensor.matrix() else {
-            let message = format!("`{}` is raw: take its plane", tensor.tensor.info().name());
-            return Err(Failure { status: ccq_status::NotQuantized, message });
-        };
-        if out.is_null() || out_len > isize::MAX as usize / size_of::<f32>() {
+        let matrix = tensor.matrix()?;
+        if out.is_null() || !is_length(out_len) {
             return Err(Failure::invalid("`out` is NULL, or `out_len` is no length"));
         }
         // SAFETY: the caller's promise. Uninitialised memory of C's is memory with some bytes: any are floats.
@@ -310,6 +308,60 @@ pub unsafe extern "C" fn ccq_tensor_decode_rows(
     };
     // SAFETY: the caller's promise.
     unsafe { guard(error, decode) }
+}
+
+/// y = W x: multiplies the rows `start` to `end` - 1 of a quantized tensor with one vector or several, in floats.
+///
+/// `x` is vectors of in_features floats, one after the other, and `x_len` the number of all floats there. `y` gets as
+/// many products of a row as there are vectors, row after row; `y_len` is exactly (end - start) * vectors. Weights are
+/// decoded in registers, not to memory. Threads can share a tensor by rows. Each product is within 2^-20 of the sum of
+/// its terms' magnitudes; in which order the terms are summed depends on the processor.
+///
+/// # Safety
+/// `tensor` is NULL or a tensor of an open file; `x` is NULL or points to `x_len` floats; `y` is NULL or points to
+/// `y_len` writable floats, none of them in `x`; `error` is NULL or points to writable memory for a pointer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ccq_tensor_matvec(
+    tensor: *const ccq_tensor,
+    start: usize,
+    end: usize,
+    x: *const f32,
+    x_len: usize,
+    y: *mut f32,
+    y_len: usize,
+    error: *mut *mut ccq_error,
+) -> ccq_status {
+    let product = |matrix: &Matrix<'_>, x: &[f32], y: &mut [f32]| matrix.matvec_rows(start..end, x, y);
+    // SAFETY: the caller's promise.
+    unsafe { multiply(tensor, x, x_len, y, y_len, error, product) }
+}
+
+/// ccq_tensor_matvec with vectors that are first rounded to eight bits, with a scale for each 64 values: several times
+/// as fast. A value is off by half its scale at most, the largest magnitude of the 64 over 254; infinities and NaNs
+/// make products unspecified.
+///
+/// # Safety
+/// As ccq_tensor_matvec.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ccq_tensor_matvec_int8(
+    tensor: *const ccq_tensor,
+    start: usize,
+    end: usize,
+    x: *const f32,
+    x_len: usize,
+    y: *mut f32,
+    y_len: usize,
+    error: *mut *mut ccq_error,
+) -> ccq_status {
+    let product = |matrix: &Matrix<'_>, x: &[f32], y: &mut [f32]| {
+        let expected = matrix.in_features();
+        if x.is_empty() || x.len().checked_rem(expected) != Some(0) {
+            return Err(SizeError::Input { expected, found: x.len() });
+        }
+        matrix.matvec_int8_rows(start..end, &Activations::new(x, expected), y)
+    };
+    // SAFETY: the caller's promise.
+    unsafe { multiply(tensor, x, x_len, y, y_len, error, product) }
 }
 
 /// Asks the system to load a tensor of a mapped file, without waiting for it.
@@ -322,6 +374,49 @@ pub unsafe extern "C" fn ccq_tensor_prefetch(tensor: *const ccq_tensor) {
     if let Some(tensor) = unsafe { tensor.as_ref() } {
         tensor.tensor.prefetch();
     }
+}
+
+impl ccq_tensor {
+    fn matrix(&self) -> Result<Matrix<'static>, Failure> {
+        self.tensor.matrix().ok_or_else(|| {
+            let message = format!("`{}` is raw: take its plane", self.tensor.info().name());
+            Failure { status: ccq_status::NotQuantized, message }
+        })
+    }
+}
+
+/// Whether memory can hold so many floats.
+fn is_length(floats: usize) -> bool {
+    floats <= isize::MAX as usize / size_of::<f32>()
+}
+
+/// Runs a product over the caller's buffers.
+///
+/// # Safety
+/// As `ccq_tensor_matvec`.
+unsafe fn multiply(
+    tensor: *const ccq_tensor,
+    x: *const f32,
+    x_len: usize,
+    y: *mut f32,
+    y_len: usize,
+    error: *mut *mut ccq_error,
+    product: impl FnOnce(&Matrix<'_>, &[f32], &mut [f32]) -> Result<(), SizeError>,
+) -> ccq_status {
+    let checked = || {
+        // SAFETY: the caller's promise.
+        let tensor = unsafe { tensor.as_ref() }.ok_or_else(|| Failure::invalid("`tensor` is NULL"))?;
+        let matrix = tensor.matrix()?;
+        if x.is_null() || y.is_null() || !is_length(x_len) || !is_length(y_len) {
+            return Err(Failure::invalid("`x` or `y` is NULL, or `x_len` or `y_len` is no length"));
+        }
+        // SAFETY: the caller's promise, also that the two do not overlap.
+        let (x, y) =
+            unsafe { (std::slice::from_raw_parts(x, x_len), std::slice::from_raw_parts_mut(y, y_len)) };
+        Ok(product(&matrix, x, y)?)
+    };
+    // SAFETY: the caller's promise.
+    unsafe { guard(error, checked) }
 }
 
 fn describe(code: &Code) -> ccq_code {

@@ -2,9 +2,12 @@
 //! finds what is leaked.
 #![cfg(unix)]
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use ccq::Container;
+use ccq::format::{Contents, Layout, Shard, TensorSpec, Writer};
 
 const PACKAGE: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -73,10 +76,73 @@ fn threads_read_at_once() {
     run("tests/c/threads.c", &testdata());
 }
 
+/// A model of testdata in three files, beside it; below, sets that are none.
+#[test]
+fn sets_are_opened_by_any_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let (golden, path) = (testdata().join("golden/mixed.ccq"), |name: &str| folder.path().join(name));
+    fs::copy(&golden, path("mixed.ccq")).unwrap();
+    let files = split(&Container::read(&golden).unwrap(), &path("x.ccq"), true);
+    let files: Vec<_> = files.iter().map(|file| file.file_name().unwrap().to_str().unwrap()).collect();
+    let third = fs::read(path(files[2])).unwrap();
+    let faulty = |fault: &str, third: Option<&[u8]>| {
+        fs::create_dir(path(fault)).unwrap();
+        for file in &files[..2] {
+            fs::copy(path(file), path(fault).join(file)).unwrap();
+        }
+        third.into_iter().for_each(|bytes| fs::write(path(fault).join(files[2]), bytes).unwrap());
+    };
+    faulty("missing", None);
+    faulty("twice", Some(&fs::read(path(files[1])).unwrap()));
+    faulty("short", Some(&third[..third.len() - 1]));
+    let mut damaged = third.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    faulty("damaged", Some(&damaged));
+    faulty("foreign", None);
+    let other = split(&Container::read(&golden).unwrap(), &path("other.ccq"), false);
+    fs::copy(&other[2], path("foreign").join(files[2])).unwrap();
+    faulty("renamed", Some(&third));
+    fs::rename(path("renamed").join(files[0]), path("renamed/y.ccq")).unwrap();
+    run("tests/c/sets.c", folder.path());
+    let printed = run("examples/read.c", &path(files[1]));
+    assert_eq!(printed, run("examples/read.c", &golden));
+}
+
+/// Writes a container as three files, each with every third tensor, the blobs in one of them or left out.
+fn split(model: &Container<'_>, path: &Path, with_blobs: bool) -> Vec<PathBuf> {
+    let blobs = |index| model.blobs().filter(move |_| index == 2 && with_blobs);
+    let tensors = |index: u32| model.tensors().skip(index as usize).step_by(3);
+    let paths: Vec<_> = (0..3).map(|index| ccq::shard_path(path, index, 3)).collect();
+    let writer = |index| {
+        let specs = tensors(index).map(|tensor| TensorSpec {
+            name: tensor.info().name().into(),
+            shape: tensor.info().shape().into(),
+            dtype: tensor.info().dtype(),
+            encoding: tensor.info().encoding(),
+        });
+        let contents = Contents {
+            tensors: specs.collect(),
+            blobs: blobs(index).map(|(name, bytes)| (name.into(), bytes.len() as u64)).collect(),
+            metadata: model.index().metadata().iter().collect(),
+            shard: Some(Shard { index, count: 3, set_id: [0; 16] }),
+        };
+        let file = File::create(&paths[index as usize]).unwrap();
+        let mut writer = Writer::new(file, Layout::new(contents).unwrap()).unwrap();
+        for tensor in tensors(index) {
+            let planes = tensor.info().planes().iter().map(|plane| tensor.plane(plane.kind));
+            writer.write(tensor.info().name(), &planes.collect::<Vec<_>>()).unwrap();
+        }
+        blobs(index).for_each(|(name, bytes)| writer.write(name, &[bytes]).unwrap());
+        writer
+    };
+    Writer::finish_set((0..3).map(writer).collect()).unwrap();
+    paths
+}
+
 #[test]
 fn the_example_runs() {
     let printed = run("examples/read.c", &testdata().join("golden/mixed.ccq"));
-    let line = "layer.0.weight [4, 130] ccq-2.06 from BF16, 3.569 bpw, 192 bytes of 8-bit words, 48 a row, row 0 begins 3.29999971\n";
+    let line = "layer.0.weight [4, 130] ccq-2.06 from BF16, 3.569 bpw, 192 bytes of 8-bit words, 48 a row, row 0 begins 3.29999971, times ones ";
     assert!(printed.contains(line), "{printed}");
     assert!(printed.contains("raw.F32 [2, 4] raw from F32, 32.000 bpw\n"), "{printed}");
 }

@@ -49,6 +49,41 @@ static void tensors(const ccq_file *file) {
     }
 }
 
+static float magnitude(float value) {
+    return value < 0 ? -value : value;
+}
+
+// Products of two vectors, all rows at once and row by row, against decoded rows summed in doubles.
+static void products(const ccq_tensor *tensor) {
+    enum { WIDTH = 130, ROWS = 4 };
+    CHECK(ccq_tensor_rows(tensor) == ROWS && ccq_tensor_in_features(tensor) == WIDTH);
+    float weights[ROWS * WIDTH], x[2 * WIDTH], y[ROWS * 2], rounded[ROWS * 2], row[2];
+    for (size_t i = 0; i < 2 * WIDTH; i++) {
+        x[i] = (float)((i * 7919) % 1009) / 504 - 1;
+    }
+    CHECK(ccq_tensor_decode_rows(tensor, 0, ROWS, weights, ROWS * WIDTH, NULL) == CCQ_STATUS_OK);
+    CHECK(ccq_tensor_matvec(tensor, 0, ROWS, x, 2 * WIDTH, y, ROWS * 2, NULL) == CCQ_STATUS_OK);
+    CHECK(ccq_tensor_matvec_int8(tensor, 0, ROWS, x, 2 * WIDTH, rounded, ROWS * 2, NULL) == CCQ_STATUS_OK);
+    for (size_t r = 0; r < ROWS; r++) {
+        for (size_t m = 0; m < 2; m++) {
+            double sum = 0, terms = 0, weight = 0;
+            for (size_t i = 0; i < WIDTH; i++) {
+                double w = weights[r * WIDTH + i];
+                sum += w * x[m * WIDTH + i];
+                terms += magnitude((float)(w * x[m * WIDTH + i]));
+                weight += magnitude((float)w);
+            }
+            CHECK(magnitude((float)(y[r * 2 + m] - sum)) <= terms / (1 << 20));
+            // No value exceeds 1.01: half a scale is 1.01 / 254.
+            CHECK(magnitude((float)(rounded[r * 2 + m] - sum)) <= weight * 1.01 / 254 + terms / (1 << 18));
+        }
+        CHECK(ccq_tensor_matvec(tensor, r, r + 1, x, 2 * WIDTH, row, 2, NULL) == CCQ_STATUS_OK);
+        CHECK(memcmp(row, y + r * 2, sizeof row) == 0);
+        CHECK(ccq_tensor_matvec_int8(tensor, r, r + 1, x, 2 * WIDTH, row, 2, NULL) == CCQ_STATUS_OK);
+        CHECK(memcmp(row, rounded + r * 2, sizeof row) == 0);
+    }
+}
+
 static void metadata(const ccq_file *file) {
     ccq_entry entry;
     CHECK(ccq_metadata_count(file) == 12);
@@ -81,6 +116,8 @@ static void all(const ccq_file *file) {
     ccq_format_version(file, NULL, NULL);
     CHECK(major == 1 && minor == 0 && ccq_parameters(file) == 1276);
     tensors(file);
+    products(ccq_tensor_named(file, "layer.0.weight"));
+    products(ccq_tensor_named(file, "layer.1.weight"));
     metadata(file);
     blobs(file);
     CHECK(ccq_verify(file, NULL) == CCQ_STATUS_OK);

@@ -29,14 +29,14 @@ static ccq_status named(const char *name) {
     exit(EXIT_FAILURE);
 }
 
-// One line of the table: file | phase | error | message
+// One line of the table: file | phase | error | byte | message
 static void damaged(const char *folder, char *line) {
-    char *part[4];
-    for (int i = 0; i < 4; i++) {
+    char *part[5];
+    for (int i = 0; i < 5; i++) {
         part[i] = line;
-        char *end = i < 3 ? strstr(line, " | ") : strchr(line, '\n');
+        char *end = i < 4 ? strstr(line, " | ") : strchr(line, '\n');
         CHECK(end);
-        line = end + (i < 3 ? 3 : 1);
+        line = end + (i < 4 ? 3 : 1);
         *end = '\0';
     }
     part[2][strcspn(part[2], "{")] = '\0';
@@ -53,7 +53,7 @@ static void damaged(const char *folder, char *line) {
         } else {
             CHECK(file == NULL);
         }
-        expect(status, expected, error, part[3]);
+        expect(status, expected, error, part[4]);
         ccq_close(file);
         CHECK(ccq_open(path, flags, &file, NULL) == status || strcmp(part[1], "verify") == 0);
         if (strcmp(part[1], "verify") == 0) {
@@ -86,6 +86,26 @@ static void damaged_files(const char *testdata) {
         expect(status, expected, error, message);   \
     } while (0)
 
+typedef ccq_status product(const ccq_tensor *, size_t, size_t, const float *, size_t, float *, size_t, ccq_error **);
+
+static void products(product *multiply, const ccq_tensor *raw, const ccq_tensor *coded) {
+    float x[2 * 130] = {0}, y[8] = {0};
+    EXPECT(multiply(NULL, 0, 4, x, 130, y, 4, &error), CCQ_STATUS_INVALID_ARGUMENT, NULL);
+    EXPECT(multiply(coded, 0, 4, NULL, 130, y, 4, &error), CCQ_STATUS_INVALID_ARGUMENT, NULL);
+    EXPECT(multiply(coded, 0, 4, x, 130, NULL, 4, &error), CCQ_STATUS_INVALID_ARGUMENT, NULL);
+    EXPECT(multiply(coded, 0, 4, x, SIZE_MAX, y, 4, &error), CCQ_STATUS_INVALID_ARGUMENT, NULL);
+    EXPECT(multiply(coded, 0, 4, x, 130, y, SIZE_MAX, &error), CCQ_STATUS_INVALID_ARGUMENT, NULL);
+    EXPECT(multiply(raw, 0, 4, x, 130, y, 4, &error), CCQ_STATUS_NOT_QUANTIZED, "`raw.F32` is raw: take its plane");
+    EXPECT(multiply(coded, 3, 5, x, 130, y, 2, &error), CCQ_STATUS_ROWS, "rows 3..5 of a matrix of 4 rows");
+    EXPECT(multiply(coded, 2, 1, x, 130, y, 0, &error), CCQ_STATUS_ROWS, NULL);
+    EXPECT(multiply(coded, 0, 4, x, 131, y, 4, &error), CCQ_STATUS_BUFFER_SIZE,
+           "input of 131 values, expected vectors of 130");
+    EXPECT(multiply(coded, 0, 4, x, 0, y, 0, &error), CCQ_STATUS_BUFFER_SIZE, NULL);
+    EXPECT(multiply(coded, 0, 4, x, 260, y, 7, &error), CCQ_STATUS_BUFFER_SIZE,
+           "output buffer of 7 values, expected 8");
+    CHECK(multiply(coded, 0, 4, x, 260, y, 8, NULL) == CCQ_STATUS_OK);
+}
+
 static void calls(const char *testdata) {
     char folder[4096], path[4096];
     join(folder, sizeof folder, testdata, "golden");
@@ -116,6 +136,8 @@ static void calls(const char *testdata) {
     EXPECT(ccq_tensor_decode_rows(coded, 0, 2, out, 259, &error), CCQ_STATUS_BUFFER_SIZE,
            "output buffer of 259 values, expected 260");
     CHECK(ccq_tensor_decode_rows(coded, 0, 2, out, 260, NULL) == CCQ_STATUS_OK);
+    products(ccq_tensor_matvec, raw, coded);
+    products(ccq_tensor_matvec_int8, raw, coded);
     ccq_close(file);
 }
 

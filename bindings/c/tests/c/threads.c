@@ -8,7 +8,15 @@ enum { THREADS = 8, ROUNDS = 50 };
 
 static const ccq_file *file;
 
-// A checksum of every decoded tensor, every other call a failure.
+static uint64_t add(uint64_t sum, const float *values, size_t len) {
+    const uint8_t *bytes = (const uint8_t *)values;
+    for (size_t i = 0; i < len * sizeof *values; i++) {
+        sum = (sum ^ bytes[i]) * 1099511628211u;
+    }
+    return sum;
+}
+
+// A checksum of every decoded tensor and its product with its first row, every other call a failure.
 static uint64_t digest(void) {
     uint64_t sum = 14695981039346656037u;
     for (size_t i = 0; i < ccq_tensor_count(file); i++) {
@@ -21,10 +29,11 @@ static uint64_t digest(void) {
         CHECK(strstr(ccq_error_message(error), "rows 0.."));
         ccq_error_free(error);
         CHECK(ccq_tensor_decode_rows(tensor, 0, rows, out, len, NULL) == CCQ_STATUS_OK);
-        const uint8_t *bytes = (const uint8_t *)out;
-        for (size_t j = 0; j < len * sizeof *out; j++) {
-            sum = (sum ^ bytes[j]) * 1099511628211u;
-        }
+        sum = add(sum, out, len);
+        float *y = malloc(rows * sizeof *y);
+        CHECK(y && ccq_tensor_matvec(tensor, 0, rows, out, len / rows, y, rows, NULL) == CCQ_STATUS_OK);
+        sum = add(sum, y, rows);
+        free(y);
         free(out);
     }
     CHECK(ccq_verify(file, NULL) == CCQ_STATUS_OK);
