@@ -266,8 +266,8 @@ ccq_status ccq_open_bytes(const uint8_t *bytes,
 // Closes a file, and with it everything got from it; nothing happens for NULL.
 void ccq_close(ccq_file *file);
 
-// Reads everything and checks what opening cannot: checksums, padding, scales that must be finite. Of a model in several
-// files the message begins with the name of the one it is about.
+// Reads everything and checks what opening cannot: checksums, padding, scales that must be finite. Of a model in
+// several files the message begins with the name of the one it is about.
 ccq_status ccq_verify(const ccq_file *file,
                       ccq_error **error);
 

@@ -187,8 +187,8 @@ pub unsafe extern "C" fn ccq_close(file: *mut ccq_file) {
     }
 }
 
-/// Reads everything and checks what opening cannot: checksums, padding, scales that must be finite. Of a model in several
-/// files the message begins with the name of the one it is about.
+/// Reads everything and checks what opening cannot: checksums, padding, scales that must be finite. Of a model in
+/// several files the message begins with the name of the one it is about.
 ///
 /// # Safety
 /// `file` is NULL or an open file; `error` is NULL or points to writable memory for a pointer.
