@@ -3,8 +3,6 @@
 //!
 //!     cargo run --release -p ccq --example multiply -- model.ccq
 
-use ccq::codec::{Matrix, SizeError};
-
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let path = std::env::args().nth(1).ok_or("usage: multiply FILE.ccq")?;
     let model = ccq::Container::open(path)?;
@@ -12,18 +10,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let Some(matrix) = tensor.matrix() else { continue };
         let x = vec![1.0; matrix.in_features()];
         let mut y = vec![0.0; matrix.rows()];
-        multiply(&matrix, &x, &mut y)?;
+        matrix.matvec(&x, &mut y)?;
         println!("{}: y begins {:?}", tensor.info().name(), &y[..y.len().min(4)]);
-    }
-    Ok(())
-}
-
-/// y = W x, one decoded row at a time.
-fn multiply(matrix: &Matrix<'_>, x: &[f32], y: &mut [f32]) -> Result<(), SizeError> {
-    let mut row = vec![0.0; matrix.in_features()];
-    for (i, y) in y.iter_mut().enumerate() {
-        matrix.decode_rows_into(i..i + 1, &mut row)?;
-        *y = row.iter().zip(x).map(|(weight, x)| weight * x).sum();
     }
     Ok(())
 }
