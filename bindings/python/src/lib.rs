@@ -1,15 +1,16 @@
 //! The native half of the Python package `ccq`; `python/ccq/__init__.py` is what users see.
 //!
-//! Objects share the container and look their tensor up by name, so that nothing borrows across the border. The only
-//! bytes handed out are those of [`Plane`], read-only, which keeps the container alive as long as a view of it lives.
+//! Objects share the model and look their tensor up by name, so that nothing borrows across the border. The only
+//! bytes handed out are those of [`Plane`], read-only, which keeps the model alive as long as a view of it lives.
 
 use std::ffi::c_int;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ccq::code::{Cluster, LocalScale};
+use ccq::codec::{Activations, SizeError};
 use ccq::format::{Encoding, PlaneKind, Value};
-use ccq::{Access, Container, OpenOptions};
+use ccq::{Access, OpenOptions, Set, SetError};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyBufferError, PyKeyError, PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -23,13 +24,13 @@ create_exception!(
     "A file that is no valid .ccq file. The message names the clause."
 );
 
-/// An open file.
+/// An open file, or all files of a model that is in several.
 #[pyclass(frozen)]
 struct File {
-    container: Arc<Container<'static>>,
+    model: Arc<Set>,
 }
 
-/// Opens a file.
+/// Opens the model that a file is, or is one file of.
 #[pyfunction]
 fn open(py: Python<'_>, path: PathBuf, load: &str, access: &str, huge_pages: bool) -> PyResult<File> {
     let options = match load {
@@ -46,40 +47,45 @@ fn open(py: Python<'_>, path: PathBuf, load: &str, access: &str, huge_pages: boo
             return Err(PyValueError::new_err(message));
         }
     };
-    let opened = py.detach(|| options.access(access).huge_pages(huge_pages).open(&path));
-    match opened {
-        Ok(container) => Ok(File { container: Arc::new(container) }),
-        // Python picks the subclass, such as FileNotFoundError, by the number.
-        Err(ccq::Error::Io(error)) => match error.raw_os_error() {
-            Some(number) => Err(PyOSError::new_err((number, error.to_string(), path))),
-            None => Err(PyOSError::new_err(format!("{}: {error}", path.display()))),
-        },
-        Err(error) => Err(invalid(error)),
+    let options = options.access(access).huge_pages(huge_pages);
+    match py.detach(|| Set::open_with(&path, options)) {
+        Ok(set) => Ok(File { model: Arc::new(set) }),
+        Err(error) => Err(failed(error, &path)),
     }
 }
 
-fn invalid(error: ccq::Error) -> PyErr {
-    Error::new_err(error.to_string())
+/// The exception for an error of a model; it names the file where that is not the given one.
+fn failed(error: SetError, given: &Path) -> PyErr {
+    let SetError { file, source } = &error;
+    match source {
+        // Python picks the subclass, such as FileNotFoundError, by the number.
+        ccq::Error::Io(source) => match source.raw_os_error() {
+            Some(number) => PyOSError::new_err((number, source.to_string(), file.clone())),
+            None => PyOSError::new_err(error.to_string()),
+        },
+        source if file == given => Error::new_err(source.to_string()),
+        _ => Error::new_err(error.to_string()),
+    }
 }
 
 #[pymethods]
 impl File {
     fn keys(&self) -> Vec<&str> {
-        self.container.index().tensors().map(|tensor| tensor.name()).collect()
+        self.model.tensors().map(|tensor| tensor.info().name()).collect()
     }
 
     fn __len__(&self) -> usize {
-        self.container.index().tensors().len()
+        self.model.tensors().count()
     }
 
     fn tensor(&self, name: String) -> Option<Tensor> {
-        let found = self.container.tensor(&name).is_some();
-        found.then(|| Tensor { container: Arc::clone(&self.container), name })
+        let found = self.model.tensor(&name).is_some();
+        found.then(|| Tensor { model: Arc::clone(&self.model), name })
     }
 
     fn metadata<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let metadata = PyDict::new(py);
-        for (key, value) in self.container.index().metadata().iter() {
+        for (key, value) in self.model.metadata().into_iter().flat_map(|metadata| metadata.iter()) {
             match value {
                 Value::Bool(value) => metadata.set_item(key, value)?,
                 Value::U64(value) => metadata.set_item(key, value)?,
@@ -99,30 +105,33 @@ impl File {
 
     fn blobs<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let blobs = PyDict::new(py);
-        for (name, _) in self.container.blobs() {
-            let container = Arc::clone(&self.container);
-            blobs.set_item(name, Plane { container, name: name.into(), kind: PlaneKind::Blob })?;
+        for (name, _) in self.model.blobs() {
+            let model = Arc::clone(&self.model);
+            blobs.set_item(name, Plane { model, name: name.into(), kind: PlaneKind::Blob })?;
         }
         Ok(blobs)
     }
 
     fn parameters(&self) -> u64 {
-        self.container.index().parameters()
+        self.model.parameters()
     }
 
     fn format_version(&self) -> (u16, u16) {
-        self.container.index().version()
+        self.model.files().next().map_or((0, 0), |(_, first)| first.index().version())
     }
 
     fn verify(&self, py: Python<'_>) -> PyResult<()> {
-        py.detach(|| self.container.verify()).map_err(invalid)
+        // A file that is the only one needs no name.
+        let mut files = self.model.files();
+        let given = files.next().filter(|_| files.next().is_none()).map_or(Path::new(""), |(path, _)| path);
+        py.detach(|| self.model.verify()).map_err(|error| failed(error, given))
     }
 }
 
 /// A tensor of an open file.
 #[pyclass(frozen)]
 struct Tensor {
-    container: Arc<Container<'static>>,
+    model: Arc<Set>,
     name: String,
 }
 
@@ -130,8 +139,12 @@ struct Tensor {
 type CodeFields = (Vec<(u8, u8, u8)>, u32, &'static str, u8, usize, &'static str);
 
 impl Tensor {
+    fn refused(&self, error: &SizeError) -> PyErr {
+        PyValueError::new_err(format!("{}: {error}", self.name))
+    }
+
     fn get(&self) -> PyResult<ccq::Tensor<'_>> {
-        self.container.tensor(&self.name).ok_or_else(|| PyKeyError::new_err(self.name.clone()))
+        self.model.tensor(&self.name).ok_or_else(|| PyKeyError::new_err(self.name.clone()))
     }
 }
 
@@ -201,7 +214,7 @@ impl Tensor {
         let planes = self.get()?.info().planes();
         let found = planes.iter().map(|plane| plane.kind).find(|kind| plane_name(*kind) == name);
         let kind = found.ok_or_else(|| PyKeyError::new_err(name.to_string()))?;
-        Ok(Plane { container: Arc::clone(&self.container), name: self.name.clone(), kind })
+        Ok(Plane { model: Arc::clone(&self.model), name: self.name.clone(), kind })
     }
 
     /// Decodes rows into a writable, contiguous buffer of floats; other threads run meanwhile.
@@ -214,7 +227,38 @@ impl Tensor {
         // else may write to them meanwhile: the package says so where it lets users pass their own.
         let values = unsafe { std::slice::from_raw_parts_mut(out.buf_ptr().cast::<f32>(), out.item_count()) };
         let decoded = py.detach(|| tensor.decode_rows_into(start..end, values));
-        decoded.map_err(|error| PyValueError::new_err(format!("{}: {error}", self.name)))
+        decoded.map_err(|error| self.refused(&error))
+    }
+
+    /// Multiplies rows with the vectors in a contiguous buffer of floats; `out` gets each row's products, one after the
+    /// other. Other threads run meanwhile.
+    fn matvec(
+        &self,
+        py: Python<'_>,
+        rows: (usize, usize),
+        x: PyBuffer<f32>,
+        out: PyBuffer<f32>,
+        int8: bool,
+    ) -> PyResult<()> {
+        let matrix = self.get()?.matrix().ok_or_else(|| PyValueError::new_err("not quantized"))?;
+        if out.readonly() || !out.is_c_contiguous() || !x.is_c_contiguous() {
+            return Err(PyBufferError::new_err("`out` must be writable, both contiguous"));
+        }
+        // SAFETY: Python guarantees so many contiguous floats, which stay where they are while the buffers are held.
+        // `out` is the package's own, so that it is not in `x`; that nobody writes to `x` meanwhile, the package asks
+        // of its users.
+        let (x, y) = unsafe {
+            (
+                std::slice::from_raw_parts(x.buf_ptr().cast::<f32>().cast_const(), x.item_count()),
+                std::slice::from_raw_parts_mut(out.buf_ptr().cast::<f32>(), out.item_count()),
+            )
+        };
+        let rows = rows.0..rows.1;
+        let multiplied = py.detach(|| match int8 {
+            false => matrix.matvec_rows(rows, x, y),
+            true => matrix.matvec_int8_rows(rows, &Activations::new(x, matrix.in_features()), y),
+        });
+        multiplied.map_err(|error| self.refused(&error))
     }
 
     fn prefetch(&self) -> PyResult<()> {
@@ -237,7 +281,7 @@ fn plane_name(kind: PlaneKind) -> &'static str {
 /// The bytes of a plane or blob, through Python's buffer protocol.
 #[pyclass(frozen)]
 struct Plane {
-    container: Arc<Container<'static>>,
+    model: Arc<Set>,
     name: String,
     kind: PlaneKind,
 }
@@ -249,12 +293,12 @@ impl Plane {
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
         let plane = slf.get();
         let bytes = match plane.kind {
-            PlaneKind::Blob => plane.container.blob(&plane.name),
-            kind => plane.container.tensor(&plane.name).map(|tensor| tensor.plane(kind)),
+            PlaneKind::Blob => plane.model.blob(&plane.name),
+            kind => plane.model.tensor(&plane.name).map(|tensor| tensor.plane(kind)),
         };
         let bytes = bytes.unwrap_or_default();
         let len = ffi::Py_ssize_t::try_from(bytes.len()).map_err(|_| PyBufferError::new_err("too large"))?;
-        // SAFETY: the bytes belong to the container, which `slf` keeps alive, and `view` keeps `slf` alive. They are
+        // SAFETY: the bytes belong to the model, which `slf` keeps alive, and `view` keeps `slf` alive. They are
         // marked read-only; a request to write is refused with a Python error.
         let filled = unsafe {
             ffi::PyBuffer_FillInfo(view, slf.as_ptr(), bytes.as_ptr().cast_mut().cast(), len, 1, flags)

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import struct
 import sys
 import tempfile
 import threading
@@ -27,6 +28,8 @@ BAD = ROOT / "testdata" / "bad"
 def tables():
     """Of each golden file: its path, and of each quantized tensor the count and CRC of the decoded values."""
     for text in sorted(GOLDEN.glob("*.txt")):
+        if "-of-" in text.stem:
+            continue  # one file of a set, which does not open without the others
         decoded, name = {}, None
         for line in text.read_text("utf-8").splitlines():
             if found := re.fullmatch(r'  "(.*)" [A-Z0-9_]+ \[.*', line):
@@ -34,6 +37,19 @@ def tables():
             elif found := re.fullmatch(r"    decoded (\d+) values, crc ([0-9a-f]{8})", line):
                 decoded[name] = int(found[1]), int(found[2], 16)
         yield text.with_suffix(".ccq"), decoded
+
+
+def write_set(folder, *models):
+    """Makes the files of one set of models that stand alone: of their headers, the shard and the checksum change."""
+    paths = []
+    for index, model in enumerate(models):
+        file = bytearray(model.read_bytes())
+        struct.pack_into("<II16s", file, 72, index, len(models), b"\1" * 16)
+        struct.pack_into("<I", file, 100, 0)
+        struct.pack_into("<I", file, 100, zlib.crc32(file[: struct.unpack_from("<I", file, 12)[0]]))
+        paths.append(Path(folder) / f"x-{index + 1:05}-of-{len(models):05}.ccq")
+        paths[-1].write_bytes(file)
+    return paths
 
 
 class Golden(unittest.TestCase):
@@ -170,6 +186,102 @@ class Contents(unittest.TestCase):
         self.assertEqual(first.ctypes.data % 256, 0)
 
 
+class Sets(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.models = GOLDEN / "mixed.ccq", GOLDEN / "wint4.ccq"
+        self.paths = write_set(folder.name, *self.models)
+
+    def test_any_file_opens_all(self):
+        alone = [ccq.open(model) for model in self.models]
+        expected = {name: tensor for model in alone for name, tensor in model.items()}
+        for path in self.paths:
+            for load in "map", "memory":
+                model = ccq.open(path, load=load)
+                self.assertEqual(list(model), sorted(expected, key=str.encode))
+                self.assertEqual((len(model), model.format_version), (len(expected), (1, 0)))
+                self.assertEqual(model.parameters, sum(part.parameters for part in alone))
+                self.assertEqual(model.metadata.keys(), alone[0].metadata.keys())
+                self.assertEqual(list(model.blobs), list(alone[0].blobs))
+                self.assertEqual(*(bytes(part.blobs["config.json"]) for part in (model, alone[0])))
+                for name, tensor in model.items():
+                    planes = expected[name].planes
+                    self.assertEqual(tensor.planes.keys(), planes.keys())
+                    for kind, plane in tensor.planes.items():
+                        self.assertEqual(plane.tobytes(), planes[kind].tobytes())
+                model.verify()
+
+    def test_what_is_no_set(self):
+        first, second = self.paths
+        whole = second.read_bytes()
+
+        def refused(path, named, text):
+            with self.assertRaises(ccq.Error) as caught:
+                ccq.open(path).verify()
+            message = str(caught.exception)
+            self.assertTrue(message.startswith(f"{named}: [" if named else "["), message)
+            self.assertIn(text, message)
+
+        second.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        refused(first, second, "[5.9]")
+        second.write_bytes(whole[:-1])
+        refused(first, second, "cut short")
+        second.write_bytes(first.read_bytes())
+        refused(first, second, str(first))
+        with tempfile.TemporaryDirectory() as folder:
+            second.write_bytes(write_set(folder, *self.models, GOLDEN / "empty.ccq")[1].read_bytes())
+        refused(first, second, str(first))
+        second.unlink()
+        refused(first, second, "shard 2 of 2 is missing")
+        refused(first.rename(first.with_name("y.ccq")), None, "[3.7]")
+        refused(GOLDEN / "shard-00002-of-00003.ccq", GOLDEN / "shard-00001-of-00003.ccq", "shard 1 of 3 is missing")
+
+
+class Products(unittest.TestCase):
+    def test_against_decoded_weights(self):
+        generator = np.random.default_rng(0)
+        checked = 0
+        for path, decoded in tables():
+            model = ccq.open(path)
+            for name in decoded:
+                tensor = model[name]
+                weights = tensor.dequantize().astype(np.float64).reshape(-1, tensor.shape[-1])
+                if weights.size == 0:
+                    continue
+                vectors = generator.standard_normal((3, tensor.shape[-1])).astype(np.float32)
+                for x in vectors[0], vectors[:1], vectors:
+                    y, terms = tensor.matvec(x), np.abs(x) @ np.abs(weights).T
+                    self.assertEqual((y.dtype, y.shape), (np.float32, terms.shape))
+                    self.assertTrue((np.abs(y - x @ weights.T) <= terms * 2.0**-20).all(), (path, name))
+                    # Half a scale is a 254th of the largest magnitude; of the terms, the zero point's included, which
+                    # may be eight times the weights' own, 2^-18 may be lost.
+                    bound = (np.abs(x).max() / 254 * np.abs(weights).sum(1)) + 2.0**-15 * terms
+                    rounded = tensor.matvec(x, int8=True)
+                    self.assertTrue((np.abs(rounded - x @ weights.T) <= bound).all(), (path, name))
+                    np.testing.assert_array_equal(tensor.matvec(x, slice(1, None)), y[..., 1:])
+                    np.testing.assert_array_equal(tensor.matvec(x, slice(1, None), int8=True), rounded[..., 1:])
+                checked += 1
+        self.assertGreater(checked, 50)
+
+    def test_inputs(self):
+        model = ccq.open(GOLDEN / "mixed.ccq")
+        tensor = model["layer.0.weight"]
+        x = np.arange(130, dtype=np.float32)
+        y = tensor.matvec(x)
+        np.testing.assert_array_equal(tensor.matvec(list(range(130))), y)
+        np.testing.assert_array_equal(tensor.matvec(np.repeat(x, 2)[::2]), y)
+        x.flags.writeable = False
+        np.testing.assert_array_equal(tensor.matvec(x), y)
+        self.assertEqual(tensor.matvec(np.empty((0, 130), np.float32)).shape, (0, 4))
+        self.assertEqual(tensor.matvec(x, slice(2, 2)).shape, (0,))
+        for wrong in x[:-1], x.reshape(1, 1, 130), np.float32(1), np.ones((130, 2)):
+            with self.assertRaisesRegex(ValueError, r"expected \(130,\) or \(M, 130\)"):
+                tensor.matvec(wrong)
+        with self.assertRaisesRegex(ValueError, "is raw"):
+            model["raw.F32"].matvec(np.ones(4, np.float32))
+
+
 class Lifetime(unittest.TestCase):
     def test_views_outlive_the_file_object(self):
         model = ccq.open(GOLDEN / "mixed.ccq")
@@ -222,21 +334,27 @@ class Threads(unittest.TestCase):
             thread.join()
         self.assertEqual(failures, [])
 
-    def test_decoding_lets_other_threads_run(self):
-        """Python never takes the lock away here, so this thread only runs while decoding has given it up."""
+    def test_work_lets_other_threads_run(self):
         tensors = ccq.open(GOLDEN / "ccq-2.06.ccq").values()
         tensor = max(tensors, key=lambda tensor: tensor.stored_bytes)
-        out, done = np.empty(tensor.shape, np.float32), []
+        out, x = np.empty(tensor.shape, np.float32), np.ones((64, tensor.shape[-1]), np.float32)
+        self.lets_others_run(lambda: tensor.dequantize(out=out))
+        self.lets_others_run(lambda: tensor.matvec(x))
+        self.lets_others_run(lambda: tensor.matvec(x, int8=True))
 
-        def decode():
+    def lets_others_run(self, work):
+        """Python never takes the lock away here, so this thread only runs while the other has given it up."""
+        done = []
+
+        def repeat():
             for _ in range(5000):
-                tensor.dequantize(out=out)
+                work()
             done.append(True)
 
         interval = sys.getswitchinterval()
         sys.setswitchinterval(1000)
         try:
-            thread = threading.Thread(target=decode)
+            thread = threading.Thread(target=repeat)
             thread.start()
             turns = 0
             while not done:
@@ -266,7 +384,7 @@ class Errors(unittest.TestCase):
         for line in (BAD / "expected.txt").read_text("utf-8").splitlines():
             if line.startswith("#"):
                 continue
-            name, phase, _, message = line.split(" | ", 3)
+            name, phase, _, _, message = line.split(" | ", 4)
             with self.assertRaises(ccq.Error) as caught:
                 model = ccq.open(BAD / name)
                 self.assertEqual(phase, "verify", name)

@@ -3,7 +3,9 @@
     import ccq
 
     model = ccq.open("model.ccq")
-    weights = model["model.layers.0.mlp.down_proj.weight"].dequantize()  # float32
+    tensor = model["model.layers.0.mlp.down_proj.weight"]
+    weights = tensor.dequantize()  # float32
+    y = tensor.matvec(x)  # without decoding to memory
 
 Arrays that are not decoded are views of the file: read-only, without a copy, and they keep the file open as long as
 they live. A mapped file must not be modified or truncated meanwhile; replacing it by renaming another one over it is
@@ -61,10 +63,13 @@ def open(
 ) -> File:
     """Opens a file, in time proportional to its index: a tensor is read when it is first touched.
 
+    A model in several files (`x-00001-of-00003.ccq`) is opened by any of them, as if it were in one.
+
     `load="memory"` reads the whole file instead, for network disks and files that others may change. `access` tells
     the system what to read ahead of a mapped file; `huge_pages` asks for them where the system has them.
 
-    Raises OSError where the file cannot be read, and Error where it is no valid .ccq file.
+    Raises OSError where the file cannot be read, and Error where it is no valid .ccq file, or where another file of
+    the model is missing or not of it; the message then begins with that file's name.
     """
     return File(_ccq.open(path, load, access, huge_pages))
 
@@ -95,7 +100,7 @@ class Code(NamedTuple):
 
 
 class File(Mapping[str, "Tensor"]):
-    """An open file: a mapping of names to tensors, in ascending order of the names."""
+    """An open file, or all files of a model in several: names and their tensors, in ascending order of the names."""
 
     def __init__(self, native: _ccq.File) -> None:
         self._native = native
@@ -132,11 +137,11 @@ class File(Mapping[str, "Tensor"]):
 
     @property
     def format_version(self) -> tuple[int, int]:
-        """Major and minor version of the format that the file was written in."""
+        """Major and minor version of the format that the file was written in, the first one of several."""
         return self._native.format_version()
 
     def verify(self) -> None:
-        """Reads the whole file and checks what opening cannot; raises Error for the first damage."""
+        """Reads everything and checks what opening cannot; raises Error for the first damage."""
         self._native.verify()
 
 
@@ -232,6 +237,29 @@ class Tensor:
             out = np.empty(shape, np.float32)
         self._native.decode(start, end, out)
         return out
+
+    def matvec(
+        self, x: npt.ArrayLike, rows: slice | None = None, *, int8: bool = False
+    ) -> npt.NDArray[np.float32]:
+        """`W x` in float32, without decoding the weights to memory; ValueError if the tensor is raw.
+
+        W is the tensor as a matrix, (rows, in_features), stacked experts one below the other; `rows` takes some of
+        them, so that threads can share a tensor. `x` is a vector, (in_features,), or several, (M, in_features), in
+        float32, which no other thread may write to meanwhile; the result has the shape (rows,) or (M, rows).
+        `int8=True` rounds the vectors to eight bits, with a scale for each 64 values, and is several times as fast.
+        """
+        if self.encoding == "raw":
+            raise ValueError(f"{self.name} is raw: multiply with numpy()")
+        count, in_features = self._matrix()
+        start, end = _range(rows, count)
+        vectors = np.asarray(x, np.float32, order="C")
+        if vectors.ndim not in (1, 2) or vectors.shape[-1] != in_features:
+            expected = f"({in_features},) or (M, {in_features})"
+            raise ValueError(f"{self.name}: x of shape {vectors.shape}, expected {expected}")
+        out = np.empty((end - start, *vectors.shape[:-1]), np.float32)
+        if out.size > 0:
+            self._native.matvec((start, end), vectors, out, int8)
+        return out.T
 
     def prefetch(self) -> None:
         """Asks the system to load the tensor, without waiting for it."""
