@@ -45,3 +45,9 @@ pub fn repair_checksums(file: &mut [u8]) {
     file[start..start + sums.len()].copy_from_slice(&sums);
     seal(file);
 }
+
+/// Lines as a journal has them, each behind the checksum that fits.
+pub fn lines_with_checksums(lines: &[String]) -> Vec<u8> {
+    let line = |json: &String| format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes()));
+    lines.iter().map(line).collect::<String>().into_bytes()
+}

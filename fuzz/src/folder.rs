@@ -26,6 +26,11 @@ impl Folder {
         path
     }
 
+    /// What is in a file.
+    pub fn read(&self, name: &str) -> Vec<u8> {
+        fs::read(self.0.join(name)).expect("a file in the folder")
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.0

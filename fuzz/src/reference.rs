@@ -43,7 +43,7 @@ pub fn verdict(bytes: &[u8]) -> Verdict {
 }
 
 /// The bytes of a decoded weight; of a NaN those of the reference, as the specification leaves them open.
-fn bits(value: f32) -> [u8; 4] {
+pub fn bits(value: f32) -> [u8; 4] {
     if value.is_nan() { 0x7FC0_0000u32.to_le_bytes() } else { value.to_le_bytes() }
 }
 

@@ -62,7 +62,7 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// The header does not begin with `{`.
-    #[error("{}: the header begins with {found:?}, expected '{{'; this is no safetensors file", file.display())]
+    #[error("{}: the header {}, expected '{{'; this is no safetensors file", file.display(), beginning(*found))]
     HeaderStart {
         /// The file.
         file: PathBuf,
@@ -389,4 +389,9 @@ impl fmt::Display for NameProblem {
             Self::ControlCharacter => "holds a control character",
         })
     }
+}
+
+/// What a header begins with.
+fn beginning(found: Option<char>) -> String {
+    found.map_or("is empty".into(), |found| format!("begins with {found:?}"))
 }

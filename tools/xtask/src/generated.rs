@@ -1,35 +1,51 @@
 //! Generated files that are checked in: written, or compared with what is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-/// Makes `folder` hold exactly these files; with `check`, fails where it does not.
+/// Makes `folder` hold exactly these files, by their paths in it; with `check`, fails where it does not.
 pub fn sync_folder(
     folder: &Path,
     files: &BTreeMap<String, Vec<u8>>,
     command: &str,
     check: bool,
 ) -> Result<()> {
-    if !check {
-        fs::create_dir_all(folder)?;
-    }
     for (name, bytes) in files {
         sync_file(&folder.join(name), bytes, command, check)?;
     }
+    let expected: BTreeSet<_> = files.keys().map(|name| folder.join(name)).collect();
+    remove_others(folder, &expected, command, check)
+}
+
+/// Writes files, by their paths in a folder.
+pub fn write_files(folder: &Path, files: &BTreeMap<String, Vec<u8>>) -> Result<()> {
+    for (name, bytes) in files {
+        let path = folder.join(name);
+        fs::create_dir_all(path.parent().unwrap_or(folder))?;
+        fs::write(&path, bytes).with_context(|| path.display().to_string())?;
+    }
+    Ok(())
+}
+
+/// Removes what is not `expected`, and folders that are empty then.
+fn remove_others(folder: &Path, expected: &BTreeSet<PathBuf>, command: &str, check: bool) -> Result<()> {
     for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
         let path = entry?.path();
-        let expected =
-            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| files.contains_key(name));
-        if expected {
-            continue;
+        if path.is_dir() {
+            remove_others(&path, expected, command, check)?;
+            if !expected.iter().any(|file| file.starts_with(&path)) {
+                ensure!(!check, "{} is not generated: run `cargo xtask {command}`", path.display());
+                fs::remove_dir(&path).with_context(|| path.display().to_string())?;
+            }
+        } else if !expected.contains(&path) {
+            ensure!(!check, "{} is not generated: run `cargo xtask {command}`", path.display());
+            fs::remove_file(&path).with_context(|| path.display().to_string())?;
+            println!("removed {}", path.display());
         }
-        ensure!(!check, "{} is not generated: run `cargo xtask {command}`", path.display());
-        fs::remove_file(&path).with_context(|| path.display().to_string())?;
-        println!("removed {}", path.display());
     }
     Ok(())
 }
@@ -45,6 +61,9 @@ pub fn sync_file(path: &Path, bytes: &[u8], command: &str, check: bool) -> Resul
         return Ok(());
     }
     ensure!(!check, "{} is not up to date: run `cargo xtask {command}`", path.display());
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
     fs::write(path, bytes).with_context(|| path.display().to_string())?;
     println!("wrote {}", path.display());
     Ok(())

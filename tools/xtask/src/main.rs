@@ -2,15 +2,18 @@
 #![allow(clippy::print_stdout)]
 
 mod bad;
+mod bad_import;
 mod bench;
 mod bench_open;
 mod classify;
 mod container;
 mod dump;
 mod generated;
+mod gguf;
 mod golden;
 mod layout;
 mod parts;
+mod refusal;
 mod seeds;
 mod sparse;
 
@@ -28,7 +31,8 @@ enum Xtask {
     Layout(Generate),
     /// Write testdata/golden: one small container an encoding, each with a text dump of what it holds
     Golden(Generate),
-    /// Write testdata/bad: one damaged container an error, and the table of what a reader says to each
+    /// Write testdata/bad and testdata/bad-import: one damaged container, model or file of importance vectors an
+    /// error, and the tables of what is said to each
     Bad(Generate),
     /// Write fuzz/corpus: what the fuzz targets begin with
     Seeds,
@@ -77,7 +81,10 @@ fn run(command: Xtask) -> Result<()> {
     match command {
         Xtask::Layout(generate) => layout::run(&root, generate.check),
         Xtask::Golden(generate) => golden::run(&root.join("testdata/golden"), generate.check),
-        Xtask::Bad(generate) => bad::run(&root.join("testdata/bad"), generate.check),
+        Xtask::Bad(generate) => {
+            bad::run(&root.join("testdata/bad"), generate.check)?;
+            bad_import::run(&root.join("testdata/bad-import"), generate.check)
+        }
         Xtask::Seeds => seeds::run(&root),
         Xtask::FetchModel { folder } => fetch_model(&root, &folder),
         Xtask::BenchOpen { tensors } => bench_open::run(tensors),

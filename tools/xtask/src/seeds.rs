@@ -6,6 +6,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use crate::gguf::{self, Gguf};
+
 /// Writes the seeds, beside what fuzzing has found before.
 pub fn run(root: &Path) -> Result<()> {
     let corpus = root.join("fuzz/corpus");
@@ -15,7 +17,7 @@ pub fn run(root: &Path) -> Result<()> {
             let name = path.file_name().and_then(|name| name.to_str()).context("a name that is no text")?;
             if name.ends_with(".ccq") {
                 let bytes = fs::read(&path)?;
-                for target in ["open", "front"] {
+                for target in ["open", "front", "c_abi"] {
                     write(&corpus.join(target), name, &bytes)?;
                 }
             }
@@ -27,7 +29,15 @@ pub fn run(root: &Path) -> Result<()> {
         write(&corpus.join("safetensors"), name, &bytes)?;
         write(&corpus.join("importance"), name, &bytes)?;
     }
-    write(&corpus.join("importance"), "imatrix", &imatrix())?;
+    write(&corpus.join("importance"), "imatrix", &Gguf::imatrix().bytes())?;
+    write(&corpus.join("gguf"), "model", &model())?;
+    write(&corpus.join("gguf"), "imatrix", &Gguf::imatrix().bytes())?;
+    write(&corpus.join("recipe"), "all", RECIPE.as_bytes())?;
+    for entry in fs::read_dir(root.join("tools/convert/presets"))? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).context("a name that is no text")?;
+        write(&corpus.join("recipe"), name, &fs::read(&path)?)?;
+    }
     for (name, index) in [("two", INDEX), ("empty", r#"{"weight_map":{}}"#)] {
         write(&corpus.join("index"), name, index.as_bytes())?;
     }
@@ -40,40 +50,59 @@ const ALL: &str = r#"{"__metadata__":{"format":"pt"},"a":{"dtype":"BF16","shape"
 /// The two shards that the target `index` has.
 const INDEX: &str = r#"{"metadata":{"total_size":2},"weight_map":{"a":"model-00001-of-00002.safetensors","b":"model-00002-of-00002.safetensors"}}"#;
 
+/// Every key of a recipe.
+const RECIPE: &str = r#"[default]
+encoding = "ccq-2.5"
+group-size = 64
+quality = "fast"
+
+[[rule]]
+tensor = ["*.experts.*", "lm_?ead.weight"]
+layers = "0-6, 10, 40-"
+role = ["projection", "router"]
+encoding = "wint4"
+group-size = "channel"
+
+[[rule]]
+regex = "layers\\.[0-9]+\\."
+encoding = "ccq-2.06"
+method = "paper"
+optional = true
+
+[[rule]]
+tensor = "x"
+role = "any"
+encoding = "auto"
+quality = "best"
+
+[[rule]]
+layers = 3
+encoding = "raw"
+"#;
+
 /// A file of that header, whose tensors take 32 bytes if there are any.
 fn safetensors(header: &str) -> Vec<u8> {
     let data = if header == "{}" { 0 } else { 32 };
     [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &vec![0x3F; data]].concat()
 }
 
-/// llama.cpp's sums and counts of one tensor with two input channels.
-fn imatrix() -> Vec<u8> {
-    let text = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
-    let tensor = |name, offset: u64, width: u64| {
-        let (rank, f32_type) = (1u32.to_le_bytes(), 0u32.to_le_bytes());
-        [&*text(name), &rank, &width.to_le_bytes(), &f32_type, &offset.to_le_bytes()].concat()
-    };
-    let (string, array, u32_type) = (8u32.to_le_bytes(), 9u32.to_le_bytes(), 4u32.to_le_bytes());
-    let datasets = [&string[..], &1u64.to_le_bytes(), &text("a.txt")].concat();
-    let mut file = [
-        b"GGUF".as_slice(),
-        &3u32.to_le_bytes(),
-        &2u64.to_le_bytes(),
-        &4u64.to_le_bytes(),
-        &[&text("general.type"), &string[..], &text("imatrix")].concat(),
-        &[&text("imatrix.datasets"), &array[..], &datasets].concat(),
-        &[&text("imatrix.chunk_count"), &u32_type[..], &7u32.to_le_bytes()].concat(),
-        &[&text("imatrix.chunk_size"), &u32_type[..], &512u32.to_le_bytes()].concat(),
-        &tensor("a.in_sum2", 0, 2),
-        &tensor("a.counts", 32, 1),
-    ]
-    .concat();
-    file.resize(file.len().next_multiple_of(32), 0);
-    file.extend([2.0f32, 8.0].iter().flat_map(|sum| sum.to_le_bytes()));
-    file.resize(file.len().next_multiple_of(32), 0);
-    file.extend(4.0f32.to_le_bytes());
-    file.resize(file.len().next_multiple_of(32), 0);
-    file
+/// A model with a tensor of every type that is read.
+fn model() -> Vec<u8> {
+    let types = [
+        (0, 4, 1),
+        (1, 2, 1),
+        (30, 2, 1),
+        (2, 18, 32),
+        (8, 34, 32),
+        (12, 144, 256),
+        (13, 176, 256),
+        (14, 210, 256),
+    ];
+    let mut gguf = Gguf::new("a").pair("general.alignment", gguf::U32, &32u32.to_le_bytes());
+    for (kind, size, weights) in types {
+        gguf = gguf.tensor(format!("t{kind}"), &[weights, 2], kind, vec![0x3C; 2 * size]);
+    }
+    gguf.bytes()
 }
 
 fn write(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {

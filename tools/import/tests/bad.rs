@@ -1,0 +1,58 @@
+//! Every file of testdata/bad-import is refused in its phase, with its error and its message, in little memory; what is odd
+//! but right is taken. The files and the table come from `cargo xtask bad`.
+
+#[path = "../../../tests/common/peak.rs"]
+mod peak;
+#[path = "../../xtask/src/refusal.rs"]
+mod refusal;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What opening and reading any of these may allocate; the largest has 4 KiB.
+const MEMORY: usize = 64 << 10;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/bad-import")
+}
+
+/// Name, phase, error, message.
+fn rows() -> Vec<[String; 4]> {
+    let table = fs::read_to_string(folder().join("expected.txt")).unwrap();
+    let row =
+        |line: &str| line.splitn(4, " | ").map(String::from).collect::<Vec<_>>().try_into().expect(line);
+    table.lines().filter(|line| !line.starts_with('#')).map(row).collect()
+}
+
+#[test]
+fn every_file_has_a_row_and_every_row_a_file() {
+    let rows: BTreeSet<_> = rows().into_iter().map(|[name, ..]| name).collect();
+    let entries = fs::read_dir(folder()).unwrap();
+    let files: BTreeSet<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name != "expected.txt")
+        .collect();
+    assert_eq!(rows, files);
+}
+
+#[test]
+fn every_bad_file_is_refused() {
+    for [name, phase, error, message] in rows() {
+        let path = folder().join(&name);
+        let (found, memory) = peak::measure(|| match phase.as_str() {
+            "importance" => refusal::of_importance(&path),
+            _ => refusal::of_model(&path),
+        });
+        assert!(memory <= MEMORY, "{name}: {memory} bytes");
+        match (phase.as_str(), found) {
+            // What the converter refuses, this package takes.
+            ("taken" | "convert", None) => {}
+            (_, Some(found)) => {
+                let said = found.message.replace(&format!("{}/", folder().display()), "");
+                assert_eq!((found.phase, found.error, said), (phase.as_str(), error, message), "{name}");
+            }
+            (_, None) => panic!("{name} is taken"),
+        }
+    }
+}
