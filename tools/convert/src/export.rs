@@ -4,6 +4,17 @@
 //! header is written first: every tensor's length follows from its shape and dtype. Quantized tensors then go by
 //! blocks of rows, so memory stays small however large they are.
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::unwrap_used
+    )
+)]
+
 pub mod fastdeploy;
 mod turned;
 
@@ -254,25 +265,27 @@ fn write_decoded(
 ) -> Result<(), Error> {
     let Some(matrix) = tensor.matrix() else { return Ok(()) };
     let (rows, in_features) = (matrix.rows(), matrix.in_features().max(1));
-    let row_bytes = in_features * target.size();
-    let block_rows = (BLOCK / in_features).clamp(1, rows.max(1));
-    let mut block = vec![0u8; block_rows * row_bytes];
+    let row_bytes = in_features.saturating_mul(target.size());
+    let block_rows = BLOCK.checked_div(in_features).unwrap_or(1).clamp(1, rows.max(1));
+    let mut block = vec![0u8; block_rows.saturating_mul(row_bytes)];
     for first in (0..rows).step_by(block_rows) {
         check_interrupt()?;
-        let block = &mut block[..(rows - first).min(block_rows) * row_bytes];
+        let count = rows.saturating_sub(first).min(block_rows);
+        block.truncate(count.saturating_mul(row_bytes));
         let failed = block.par_chunks_exact_mut(row_bytes).enumerate().map_init(
             || vec![0f32; in_features],
             |values, (row, out)| {
-                let row = first + row;
+                let row = first.saturating_add(row);
                 // The row is the matrix's and `values` has its length.
-                let _ = matrix.decode_rows_into(row..row + 1, values);
-                target.round(values, out).err().map(|column| (row, column, values[column]))
+                let _ = matrix.decode_rows_into(row..row.saturating_add(1), values);
+                let column = target.round(values, out).err()?;
+                Some((row, column, values.get(column).copied()?))
             },
         );
         if let Some(weight) = failed.find_first(Option::is_some).flatten() {
             return Err(overflow(common, tensor, target, weight));
         }
-        sink.write_all(block).map_err(write_failed(common))?;
+        sink.write_all(&block).map_err(write_failed(common))?;
         progress.advance(block.len() as u64);
     }
     Ok(())

@@ -11,6 +11,17 @@
 //! says the truth also after a loss of power. A line that was cut off ends the journal. Whoever goes on compares
 //! each block with its checksum all the same.
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::unwrap_used
+    )
+)]
+
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -139,7 +150,7 @@ impl Journal {
 
     /// Whether it is time for [`Journal::flush`]: seldom enough that it costs little.
     pub fn is_due(&self) -> bool {
-        self.last.elapsed() >= (self.took * SHARE).max(LEAST)
+        self.last.elapsed() >= self.took.saturating_mul(SHARE).max(LEAST)
     }
 
     /// Makes the blocks noted so far durable: `payload` flushes their bytes, then come the lines.
@@ -212,10 +223,10 @@ fn line(line: &Line) -> Vec<u8> {
 /// What the whole lines say; nothing where not even the first one is.
 fn read(text: &[u8]) -> Option<Found> {
     let mut found = None;
-    let mut end = 0;
+    let mut end = 0u64;
     for raw in text.split_inclusive(|&byte| byte == b'\n') {
         let Some(line) = parse(raw) else { break };
-        end += raw.len() as u64;
+        end = end.saturating_add(raw.len() as u64);
         match (line, &mut found) {
             (Line::Job(identity), None) => {
                 found = Some(Found { identity, start: end, ..Found::default() });

@@ -1,5 +1,16 @@
 //! `ccq-convert merge`: the parts of a job, converted one by one, into the file or files that one run writes.
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::unwrap_used
+    )
+)]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -110,9 +121,10 @@ pub fn merge(common: &Common, parts: &[PathBuf]) -> Result<Report, Error> {
         }
         let mut runs = Vec::new();
         for ((plane, len), start) in source.planes.iter().zip(&block.lens).zip(&mut copied) {
-            let range = usize::try_from(*start).ok().zip(usize::try_from(*start + len).ok());
+            let end = len.saturating_add(*start);
+            let range = usize::try_from(*start).ok().zip(usize::try_from(end).ok());
             runs.push(range.and_then(|(start, end)| plane.get(start..end)).unwrap_or_default());
-            *start += len;
+            *start = end;
         }
         written.write(&block, name, &runs)?;
         progress.advance(block.stored());
@@ -163,12 +175,13 @@ fn open(paths: &[PathBuf]) -> Result<Vec<Opened>, Error> {
         }
     }
     let there = |number: &u32| parts.iter().any(|part| part.id.part.number == *number);
-    let missing: Vec<u32> = (1..=id.part.count).filter(|number| !there(number)).collect();
-    match missing.first() {
+    match (1..=id.part.count).find(|number| !there(number)) {
         None => Ok(parts),
-        Some(&number) => {
+        Some(number) => {
+            let count = usize::try_from(id.part.count).unwrap_or(usize::MAX);
+            let others = count.saturating_sub(parts.len()).saturating_sub(1);
             let part = Part { number, ..id.part };
-            refused(&first, MergeFault::Missing { part, others: missing.len() - 1 })
+            refused(&first, MergeFault::Missing { part, others })
         }
     }
 }

@@ -12,6 +12,17 @@
 //! last number (`mlp.gate`) says what the tensor is. So a model called `embedding_model` may still have
 //! projections.
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::unwrap_used
+    )
+)]
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -243,9 +254,9 @@ pub fn role(name: &str, shape: &[u64]) -> Role {
 fn role_by_name(name: &str) -> Option<Role> {
     let name = name.to_ascii_lowercase();
     let parts: Vec<&str> = name.split('.').collect();
-    let leaf = parts.last().copied().unwrap_or_default();
+    let (leaf, before) = parts.split_last().map_or(("", &[][..]), |(leaf, before)| (*leaf, before));
     let unnamed = leaf.starts_with("weight");
-    let owner = own_parts(if unnamed { &parts[..parts.len() - 1] } else { &parts });
+    let owner = own_parts(if unnamed { before } else { &parts });
     let last = owner.last().copied().unwrap_or_default();
     let is = |names: &[&str]| names.contains(&last);
     let any = |test: &dyn Fn(&str) -> bool| owner.iter().any(|part| test(part));
@@ -288,10 +299,13 @@ fn role_by_name(name: &str) -> Option<Role> {
 
 /// The parts after the last number, which tell a layer's tensors apart; numbers at the very end are dropped.
 fn own_parts<'a, 'b>(parts: &'a [&'b str]) -> &'a [&'b str] {
-    let end = parts.iter().rposition(|part| !is_number(part)).map_or(0, |at| at + 1);
-    let named = &parts[..end];
-    let start = named.iter().rposition(|part| is_number(part)).map_or(0, |at| at + 1);
-    &named[start..]
+    let mut named = parts;
+    while let [before @ .., last] = named
+        && is_number(last)
+    {
+        named = before;
+    }
+    named.rsplit(|part| is_number(part)).next().unwrap_or_default()
 }
 
 fn is_number(part: &str) -> bool {

@@ -10,6 +10,17 @@
 //!
 //! What is stored in the container is that recipe, written out as TOML (module write).
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::unwrap_used
+    )
+)]
+
 mod error;
 mod near;
 mod presets;
@@ -17,6 +28,7 @@ mod read;
 mod selector;
 mod write;
 
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -184,7 +196,8 @@ impl Recipe {
                 };
                 return Err(fault.at(rule.place.clone()));
             };
-            let earlier = self.rules[..at].iter().filter(|before| before.place.source == rule.place.source);
+            let earlier =
+                self.rules.iter().take(at).filter(|before| before.place.source == rule.place.source);
             let taker = |facts: &Facts<'_>| earlier.clone().find(|rule| rule.selector.selects(facts));
             if let Some(first) = taker(example)
                 && selected.all(|facts| taker(facts).is_some())
@@ -200,14 +213,14 @@ impl Recipe {
 
     /// The recipe without the rules that decide about no tensor: `--keep` may have taken all that they speak of.
     pub fn without_unused(self, tensors: &[SourceTensor]) -> Self {
-        let mut used = vec![false; self.rules.len()];
+        let mut used = BTreeSet::new();
         for facts in tensors.iter().map(Facts::of) {
             if let Some(at) = self.rules.iter().position(|rule| rule.selector.selects(&facts)) {
-                used[at] = true;
+                used.insert(at);
             }
         }
-        let rules = self.rules.into_iter().zip(used).filter(|(rule, used)| *used || rule.optional);
-        Self { rules: rules.map(|(rule, _)| rule).collect(), default: self.default }
+        let rules = (0..).zip(self.rules).filter(|(at, rule)| used.contains(at) || rule.optional);
+        Self { rules: rules.map(|(_, rule)| rule).collect(), default: self.default }
     }
 
     /// The recipe as TOML, complete: read again, it decides the same without any option.
@@ -231,7 +244,7 @@ impl Recipe {
 
 /// One of several names that none matches would go unnoticed otherwise.
 fn check_each_name(rule: &Rule, facts: &[Facts<'_>], input: &Path) -> Result<(), RecipeError> {
-    let known: std::collections::HashSet<_> = facts.iter().map(|facts| facts.name).collect();
+    let known: HashSet<_> = facts.iter().map(|facts| facts.name).collect();
     let texts = rule.selector.names.iter().flat_map(Names::texts);
     for text in texts.filter(|text| !known.contains(text.as_str())) {
         let alone = Selector { names: Some(Names::new(vec![text.clone()])), ..Selector::default() };

@@ -218,14 +218,16 @@ impl Part<'_> {
                 sink.write_all(&floats.flat_map(f32::to_le_bytes).collect::<Vec<_>>())
             }
             &Content::Turned { rows, row_bytes, columns, size } => {
-                let stride = rows.len() / row_bytes.max(1) * size;
-                let at_once = (BLOCK / stride.max(1)).clamp(1, columns.max(1));
-                let mut block = vec![0; at_once * stride];
+                let count = rows.len().checked_div(row_bytes).unwrap_or(0);
+                let stride = count.saturating_mul(size);
+                let at_once = BLOCK.checked_div(stride).unwrap_or(1).clamp(1, columns.max(1));
+                let width = row_bytes.checked_div(size).unwrap_or(0);
+                let mut block = vec![0; at_once.saturating_mul(stride)];
                 for first in (0..columns).step_by(at_once) {
-                    let columns = first..columns.min(first + at_once);
-                    let block = &mut block[..columns.len() * stride];
-                    columns_to_rows(rows, row_bytes / size, size, columns, block, stride);
-                    sink.write_all(block)?;
+                    let columns = first..columns.min(first.saturating_add(at_once));
+                    block.truncate(columns.len().saturating_mul(stride));
+                    columns_to_rows(rows, width, size, columns, &mut block, stride);
+                    sink.write_all(&block)?;
                 }
                 Ok(())
             }
@@ -264,7 +266,7 @@ fn layer<'a>(tensor: &Tensor<'a>, matrix: &Matrix<'a>, base: &str) -> Result<Vec
     let code = matrix.code();
     let planes = matrix.planes();
     let (rows, groups) = (matrix.rows(), code.groups(matrix.in_features()));
-    let words = groups * code.words_per_group(matrix.in_features());
+    let words = groups.saturating_mul(code.words_per_group(matrix.in_features()));
     let part = |end: &str, dtype, down: Option<usize>, content| Part {
         name: format!("{base}.{end}"),
         dtype,
@@ -298,7 +300,7 @@ fn layer<'a>(tensor: &Tensor<'a>, matrix: &Matrix<'a>, base: &str) -> Result<Vec
 fn narrow(dtype: Dtype, plane: &[u8]) -> Option<Vec<u8>> {
     let target = Target::new(dtype)?;
     let values: Vec<f32> = plane.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-    let mut bytes = vec![0; values.len() * target.size()];
+    let mut bytes = vec![0; values.len().saturating_mul(target.size())];
     let mut wide = Vec::new();
     target.round(&values, &mut bytes).ok()?;
     ccq_import::decode_f32(dtype, &bytes, &mut wide).ok()?;
@@ -317,9 +319,10 @@ fn check_cluster(kind: Cluster, plane: &[u8]) -> Result<(), Unfit> {
         }
         let fused = ClusterParams::F32 { scale, zp };
         let same = |q: u8| {
+            #[allow(clippy::cast_possible_truncation)] // a cast that saturates, as the kernels' does
             let unfused = (f32::from(q) * scale + zp + 0.5).floor() as i32;
             let code = params.code(q) & 0x7FFF;
-            fused.code(q) & 0x7FFF == code && unfused as u16 & 0x7FFF == code
+            fused.code(q) & 0x7FFF == code && unfused & 0x7FFF == i32::from(code)
         };
         if !(0..=u8::MAX).all(same) {
             return Err(Unfit::Cluster(row));

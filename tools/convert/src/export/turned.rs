@@ -50,20 +50,25 @@ pub fn write(
         return Ok(());
     }
     let rows = Rows { tensor: *tensor, target: *target, width, size };
-    let columns = (BLOCK / height).clamp(1, width);
-    let mut block = vec![0u8; columns * height * size];
+    let columns = BLOCK.checked_div(height).unwrap_or(1).clamp(1, width.max(1));
+    // Bytes of a column; the whole tensor's are known to fit.
+    let stride = height.saturating_mul(size);
+    let mut block = Vec::new();
     let mut tile = Vec::new();
     for matrix in 0..matrices {
+        block.resize(columns.saturating_mul(stride), 0);
         for first in (0..width).step_by(columns) {
-            let columns = first..width.min(first + columns);
-            let block = &mut block[..columns.len() * height * size];
+            let columns = first..width.min(first.saturating_add(columns));
+            block.truncate(columns.len().saturating_mul(stride));
             for row in (0..height).step_by(TILE) {
                 check_interrupt()?;
-                let count = TILE.min(height - row);
-                rows.read(matrix * height + row, count, &mut tile, common)?;
-                columns_to_rows(&tile, width, size, columns.clone(), &mut block[row * size..], height * size);
+                let count = TILE.min(height.saturating_sub(row));
+                let start = matrix.saturating_mul(height).saturating_add(row);
+                rows.read(start, count, &mut tile, common)?;
+                let place = block.get_mut(row.saturating_mul(size)..).unwrap_or_default();
+                columns_to_rows(&tile, width, size, columns.clone(), place, stride);
             }
-            sink.write_all(block).map_err(|error: io::Error| write_failed(common)(error))?;
+            sink.write_all(&block).map_err(|error: io::Error| write_failed(common)(error))?;
             advance(block.len() as u64);
         }
     }
@@ -81,21 +86,24 @@ struct Rows<'a> {
 impl Rows<'_> {
     /// Reads so many rows into `out`, replacing what it held.
     fn read(&self, first: usize, count: usize, out: &mut Vec<u8>, common: &Common) -> Result<(), Error> {
-        let row_bytes = self.width * self.size;
+        let row_bytes = self.width.saturating_mul(self.size);
+        let len = count.saturating_mul(row_bytes);
         let Some((target, matrix)) = self.target.zip(self.tensor.matrix()) else {
             let raw = self.tensor.raw().unwrap_or_default();
             out.clear();
-            out.extend_from_slice(&raw[first * row_bytes..(first + count) * row_bytes]);
+            let start = first.saturating_mul(row_bytes);
+            out.extend_from_slice(raw.get(start..start.saturating_add(len)).unwrap_or_default());
             return Ok(());
         };
-        out.resize(count * row_bytes, 0);
+        out.resize(len, 0);
         let failed = out.par_chunks_exact_mut(row_bytes).enumerate().map_init(
             || vec![0f32; self.width],
             |values, (row, out)| {
-                let row = first + row;
+                let row = first.saturating_add(row);
                 // The row is the matrix's and `values` has its length.
-                let _ = matrix.decode_rows_into(row..row + 1, values);
-                target.round(values, out).err().map(|column| (row, column, values[column]))
+                let _ = matrix.decode_rows_into(row..row.saturating_add(1), values);
+                let column = target.round(values, out).err()?;
+                Some((row, column, values.get(column).copied()?))
             },
         );
         match failed.find_first(Option::is_some).flatten() {

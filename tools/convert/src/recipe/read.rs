@@ -67,8 +67,8 @@ pub fn read(source: &str, text: &str, wish: &Wish) -> Result<Recipe, RecipeError
         let DeValue::Array(list) = list.get_ref() else {
             return Err(reader.wrong_type("rule", "[[rule]] tables", list, None));
         };
-        for (at, rule) in list.iter().enumerate() {
-            rules.push(reader.rule(rule, at + 1, &default, wish)?);
+        for (number, rule) in (1..).zip(list.iter()) {
+            rules.push(reader.rule(rule, number, &default, wish)?);
         }
     }
     Ok(Recipe { rules, default: fallback })
@@ -133,7 +133,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn place(&self, at: &Range<usize>, rule: Option<usize>) -> Place {
         let before = self.text.as_bytes().get(..at.start).unwrap_or_default();
-        let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
+        let line = before.iter().filter(|&&byte| byte == b'\n').count().saturating_add(1);
         Place { source: self.source.into(), line: Some(line), rule }
     }
 

@@ -75,7 +75,7 @@ impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = self.names.as_ref().map(|names| match names.texts() {
             [one] => format!("{one:?}"),
-            [first, ..] => format!("{first:?} and {} more", names.texts().len() - 1),
+            [first, others @ ..] => format!("{first:?} and {} more", others.len()),
             [] => String::new(),
         });
         let regex = self.regex.as_ref().map(|regex| format!("/{regex}/"));
