@@ -86,6 +86,22 @@ fn a_file_replaced_while_it_is_open_is_read_on() {
     }
 }
 
+/// What was read into memory stays what it was, whatever becomes of the file. (A map cannot: its pages go with the file,
+/// and the system ends the process that touches them.)
+#[test]
+fn a_file_cut_short_while_it_is_open_in_memory_is_read_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.ccq");
+    for len in [0, 1, 4096] {
+        fs::copy(golden("wint4.ccq"), &path).unwrap();
+        let open = OpenOptions::memory().open(&path).unwrap();
+        fs::File::options().write(true).open(&path).unwrap().set_len(len).unwrap();
+        open.verify().unwrap();
+        assert_eq!(dump::dump(&open), fs::read_to_string(golden("wint4.txt")).unwrap());
+        assert!(OpenOptions::memory().open(&path).is_err());
+    }
+}
+
 #[test]
 fn typed_planes_hold_what_the_bytes_say() {
     let mut kinds = [false; 7];

@@ -86,18 +86,23 @@ impl Random {
     }
 }
 
+/// `CCQ_KILLS` asks for more than the twenty jobs that are killed otherwise.
 #[test]
 fn killed_at_any_point_it_goes_on_to_the_same_bytes() {
     let folder = Folder::new();
     let model = model(&folder);
     let mut random = Random(2026);
+    let wanted: u64 = std::env::var("CCQ_KILLS").map_or(20, |text| text.parse().unwrap());
     let mut kills = 0;
     for (name, split) in [("one", &[][..]), ("set", &["--split-max-size", SPLIT])] {
         let start = Instant::now();
         let done = convert(&model, &folder.path(&format!("{name}-whole.ccq")), split).ok();
         let took = u64::try_from(start.elapsed().as_micros()).unwrap();
         let expected = (files(&folder, &format!("{name}-whole.ccq")), report(&done));
-        for round in 0..10 {
+        let (enough, mut round) = (kills + wanted.div_ceil(2), 0);
+        while kills < enough {
+            round += 1;
+            assert!(round <= 10 * wanted, "{kills} jobs were killed in time in {round} rounds");
             let out_name = format!("{name}-{round}.ccq");
             let out = folder.path(&out_name);
             let mut attempts = 0;
@@ -143,7 +148,7 @@ fn killed_at_any_point_it_goes_on_to_the_same_bytes() {
             );
         }
     }
-    assert!(kills > 20, "{kills} jobs were killed in time");
+    eprintln!("{kills} jobs were killed");
 }
 
 #[test]
@@ -258,7 +263,8 @@ fn what_was_damaged_meanwhile_is_done_again() {
         let mut bytes = fs::read(&partial).unwrap();
         let end = bytes.len();
         match damage {
-            0 => bytes[end - end / 4..].fill(0xA5),
+            // From within the first block on: the journal may tell of no other.
+            0 => bytes[end.min(100_000)..].fill(0xA5),
             1 => bytes.truncate(5000),
             _ => bytes.clear(),
         }
@@ -345,6 +351,43 @@ fn a_full_disk() {
     done.ok();
     assert!(bytes.unwrap() == fs::read(&whole).unwrap());
     assert_eq!(left, 1);
+}
+
+/// Each file of a set is open while it is written.
+#[test]
+fn more_files_than_may_be_open() {
+    let folder = Folder::new();
+    let model = folder.path("m.safetensors");
+    let tensors: Vec<_> =
+        (0..60).map(|at| f32_tensor(&format!("t{at:02}"), &[8, 128], &[0.5; 1024])).collect();
+    write(&model, &tensors);
+    let (out, split) = (folder.path("out.ccq"), ["--encoding", "raw", "--split-max-size", "25000", "--json"]);
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 40 && exec \"$0\" \"$@\""]).arg(tool().get_program());
+    let few = Run(command.args([&model, &out]).args(split).output().unwrap());
+    few.failed(1, &["out-000", ".ccq.partial: Too many open files"]);
+    assert_eq!(folder.names(), ["m.safetensors"]);
+    let done = Run(tool().args([&model, &out]).args(split).output().unwrap()).ok();
+    assert!(done.json()["files"].as_array().unwrap().len() > 40);
+}
+
+/// A container that is open stays what it was while the tool puts another in its place.
+#[test]
+fn a_reader_of_what_is_replaced() {
+    let folder = Folder::new();
+    let (model, out) = (folder.path("m.safetensors"), folder.path("out.ccq"));
+    write(&model, &[matrix("a.weight", 64, 256)]);
+    convert(&model, &out, &[]).ok();
+    let before = fs::read(&out).unwrap();
+    let (mapped, read) = (Container::open(&out).unwrap(), Container::read(&out).unwrap());
+    Run(tool().args([&model, &out]).args(["--encoding", "wint8", "--overwrite"]).output().unwrap()).ok();
+    let new = Container::open(&out).unwrap();
+    assert_ne!(fs::read(&out).unwrap(), before);
+    for (container, code) in [(mapped, "ccq-2.06"), (read, "ccq-2.06"), (new, "wint8")] {
+        container.verify().unwrap();
+        let matrix = container.tensor("a.weight").unwrap().matrix().unwrap();
+        assert_eq!(matrix.code().family().map(|family| family.name()), Some(code));
+    }
 }
 
 /// A user who may write everywhere cannot be refused, so this says nothing where tests run as such a one.
