@@ -7,8 +7,8 @@ use core::fmt;
 use super::simd::plan::{BLOCK, HALF};
 use super::simd::{Isa, Job, Simd};
 
-/// Blocks whose scales are worked on together: the sums are padded to a multiple of it.
-pub(super) const CHUNK: usize = 32;
+/// Blocks whose scales are worked on together.
+pub(super) const CHUNK: usize = 16;
 
 /// Vectors rounded to signed bytes, with a scale for each 64 values: the input of [`Matrix::matvec_int8`].
 ///
@@ -22,45 +22,43 @@ pub(super) const CHUNK: usize = 32;
 pub struct Activations {
     in_features: usize,
     vectors: usize,
-    /// Chunks of a vector.
-    chunks: usize,
-    /// Block by block, of one vector after the other.
-    values: Vec<Values>,
-    /// Of each block, one vector after the other; zeros to a whole chunk.
-    scales: Vec<[f32; CHUNK]>,
-    /// The sums of the values times their scales, likewise.
-    sums: Vec<[f32; CHUNK]>,
+    /// Of one vector after the other.
+    chunks: Vec<Chunk>,
+}
+
+/// Sixteen blocks, those behind the vector's end being zeros. It begins at a cache line, and so do its parts.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Chunk {
+    pub values: [[i8; BLOCK]; CHUNK],
+    /// Of each block.
+    pub scales: [f32; CHUNK],
+    /// The sums of the values times their scales.
+    pub sums: [f32; CHUNK],
     /// The same of each half block.
-    half_scales: Vec<Halves>,
-    half_sums: Vec<Halves>,
+    pub half_scales: Halves,
+    pub half_sums: Halves,
 }
 
 /// A number for each half block of a chunk.
 pub(super) type Halves = [[f32; 2]; CHUNK];
 
-/// The values of a block, in one cache line.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-pub(super) struct Values(pub [i8; BLOCK]);
+impl Chunk {
+    const ZEROS: Self = Self {
+        values: [[0; BLOCK]; CHUNK],
+        scales: [0.0; CHUNK],
+        sums: [0.0; CHUNK],
+        half_scales: [[0.0; 2]; CHUNK],
+        half_sums: [[0.0; 2]; CHUNK],
+    };
+}
 
 impl Activations {
     /// Rounds vectors of `in_features` values, one after the other; values after the last whole vector are left out.
     pub fn new(x: &[f32], in_features: usize) -> Self {
         let vectors = x.len().checked_div(in_features).unwrap_or(0);
-        let blocks = in_features.div_ceil(BLOCK);
-        let chunks = blocks.div_ceil(CHUNK);
-        let zeros = vec![[0.0; CHUNK]; vectors * chunks];
-        let half_zeros = vec![[[0.0; 2]; CHUNK]; vectors * chunks];
-        let mut rounded = Self {
-            in_features,
-            vectors,
-            chunks,
-            values: vec![Values([0; BLOCK]); blocks * vectors],
-            scales: zeros.clone(),
-            sums: zeros,
-            half_scales: half_zeros.clone(),
-            half_sums: half_zeros,
-        };
+        let chunks = vec![Chunk::ZEROS; vectors * in_features.div_ceil(BLOCK * CHUNK)];
+        let mut rounded = Self { in_features, vectors, chunks };
         match Isa::detect() {
             Isa::PORTABLE => rounded.round(x),
             isa => isa.run(Rounding { x, to: &mut rounded }),
@@ -70,19 +68,20 @@ impl Activations {
 
     #[inline(always)]
     fn round(&mut self, x: &[f32]) {
-        for (m, x) in x.chunks_exact(self.in_features.max(1)).enumerate() {
-            for (b, x) in x.chunks(BLOCK).enumerate() {
+        let vectors = x.chunks_exact(self.in_features.max(1));
+        let parts = vectors.flat_map(|x| x.chunks(BLOCK * CHUNK));
+        for (x, chunk) in parts.zip(&mut self.chunks) {
+            for (at, x) in x.chunks(BLOCK).enumerate() {
                 let mut block = [0.0; BLOCK];
                 block[..x.len()].copy_from_slice(x);
                 let (rounded, scale) = round(&block);
-                let (chunk, place) = (m * self.chunks + b / CHUNK, b % CHUNK);
                 let sum = |values: &[i8]| values.iter().map(|&value| i32::from(value)).sum::<i32>();
                 let (low, high) = rounded.split_at(HALF);
                 let (low, high) = (sum(low), sum(high));
-                (self.scales[chunk][place], self.half_scales[chunk][place]) = (scale, [scale; 2]);
-                self.sums[chunk][place] = (low + high) as f32 * scale;
-                self.half_sums[chunk][place] = [low as f32 * scale, high as f32 * scale];
-                self.values[b * self.vectors + m] = Values(rounded);
+                (chunk.scales[at], chunk.half_scales[at]) = (scale, [scale; 2]);
+                chunk.sums[at] = (low + high) as f32 * scale;
+                chunk.half_sums[at] = [low as f32 * scale, high as f32 * scale];
+                chunk.values[at] = rounded;
             }
         }
     }
@@ -97,23 +96,11 @@ impl Activations {
         self.vectors
     }
 
-    /// The values of all vectors in the first block, then those in the next.
-    pub(super) fn values(&self) -> &[Values] {
-        &self.values
-    }
-
-    /// The scales of a vector's chunk, and the sums of its values.
+    /// The chunks of a vector.
     #[inline(always)]
-    pub(super) fn scales(&self, vector: usize, chunk: usize) -> (&[f32; CHUNK], &[f32; CHUNK]) {
-        let at = vector * self.chunks + chunk;
-        (&self.scales[at], &self.sums[at])
-    }
-
-    /// The same of half blocks.
-    #[inline(always)]
-    pub(super) fn scales_of_halves(&self, vector: usize, chunk: usize) -> (&Halves, &Halves) {
-        let at = vector * self.chunks + chunk;
-        (&self.half_scales[at], &self.half_sums[at])
+    pub(super) fn chunks(&self, vector: usize) -> &[Chunk] {
+        let of_each = self.in_features.div_ceil(BLOCK * CHUNK);
+        &self.chunks[vector * of_each..][..of_each]
     }
 }
 
@@ -169,19 +156,18 @@ mod tests {
         assert_eq!((activations.vectors(), activations.in_features()), (2, 100));
         for (m, x) in x.chunks(100).enumerate() {
             for (b, x) in x.chunks(BLOCK).enumerate() {
-                let values = activations.values()[b * 2 + m].0;
-                let (scales, sums) = activations.scales_of_halves(m, 0);
-                let scale = scales[b][0];
+                let Chunk { values, scales, half_sums, .. } = activations.chunks(m)[0];
+                let (values, scale) = (values[b], scales[b]);
                 for (value, &x) in values.into_iter().zip(x) {
                     assert!((f32::from(value) * scale - x).abs() <= scale * 0.5001 && value != i8::MIN);
                 }
                 assert!(values[x.len()..].iter().all(|&value| value == 0));
                 let sum: i32 = values[..HALF].iter().map(|&value| i32::from(value)).sum();
-                assert_eq!(sums[b][0], sum as f32 * scale);
+                assert_eq!(half_sums[b][0], sum as f32 * scale);
             }
         }
         let zeros = Activations::new(&[0.0, 1e-40, -0.0], 3);
-        assert_eq!((zeros.values()[0].0, zeros.scales(0, 0).0[0]), ([0; BLOCK], 0.0));
+        assert_eq!((zeros.chunks(0)[0].values[0], zeros.chunks(0)[0].scales[0]), ([0; BLOCK], 0.0));
         assert_eq!(Activations::new(&[], 0).vectors(), 0);
     }
 }

@@ -22,12 +22,14 @@ use super::source::{Context, FromBytes, FromF32, FromQ8, FromWords, Origin, Rows
 use super::{Isa, Job, LANES, Simd};
 use crate::code::Cluster;
 use crate::codec::Matrix;
-use crate::codec::activations::{Activations, CHUNK, Values};
+use crate::codec::activations::{Activations, CHUNK, Chunk};
 use crate::codec::element::Element;
 use crate::codec::portable::Decoder;
 
 /// Rows are multiplied with so many vectors at once, which share the work of finding the states.
 const MOST_VECTORS: usize = 4;
+/// Blocks of an int8 product in a turn of its loop, with sums of their own, so that none waits for another.
+const SUMS: usize = 4;
 
 /// Decodes rows, one after another; `past_caches` where they are too many for a cache.
 pub fn decode<T: Element>(
@@ -309,10 +311,9 @@ fn multiply_int8_portably(matrix: &Matrix<'_>, rows: Range<usize>, x: &Activatio
         for (chunk, states) in states.chunks(CHUNK * BLOCK).enumerate() {
             let Lines(scales) = row.scales(groups, chunk, 1.0);
             for (m, y) in y.iter_mut().enumerate() {
-                let (x_scales, _) = x.scales_of_halves(m, chunk);
-                let values = x.values().iter().skip(m).step_by(x.vectors()).skip(chunk * CHUNK);
-                let halves = values.flat_map(|values| values.0.as_chunks::<HALF>().0);
-                let scales = scales.as_flattened().iter().zip(x_scales.as_flattened());
+                let x = &x.chunks(m)[chunk];
+                let halves = x.values.as_flattened().as_chunks::<HALF>().0;
+                let scales = scales.as_flattened().iter().zip(x.half_scales.as_flattened());
                 for ((states, x), (scale, x_scale)) in states.chunks(HALF).zip(halves).zip(scales) {
                     let products = states.iter().zip(x).map(|(&state, &x)| state * i32::from(x));
                     *y += products.sum::<i32>() as f32 * (scale * x_scale);
@@ -336,77 +337,67 @@ impl<O: Origin, const M: usize, const HALVES: bool> Job for Int8Product<'_, '_, 
     fn run<S: Simd>(self, simd: S) {
         let Self { rows, x, y, first } = self;
         let mut products = y.chunks_exact_mut(x.vectors());
+        let vectors: [_; M] = core::array::from_fn(|m| x.chunks(first + m));
         rows.each(simd, |context| {
-            // Two sums, so that an addition need not wait for the one before.
-            let mut sums = [[simd.splat(0.0); M]; 2];
+            let mut sums = [[simd.splat(0.0); M]; SUMS];
             let mut offs = [simd.splat(0.0); M];
-            let mut blocks = x.values().chunks_exact(x.vectors());
             for chunk in 0..context.blocks.div_ceil(CHUNK) {
+                let x = vectors.map(|x| &x[chunk]);
                 let mut factors = Lines([[0.0; 2 * CHUNK]; M]);
                 let factors = &mut factors.0;
                 if HALVES {
                     let Lines(scales) = context.scales(chunk, 1.0);
                     for m in 0..M {
-                        let (x_scales, x_sums) = x.scales_of_halves(first + m, chunk);
-                        let (scales, x_scales) = (scales.as_flattened(), x_scales.as_flattened());
-                        let x_sums = x_sums.as_flattened();
+                        let (x_scales, x_sums) =
+                            (x[m].half_scales.as_flattened(), x[m].half_sums.as_flattened());
+                        let scales = scales.as_flattened();
                         offs[m] = scale(simd, scales, x_scales, x_sums, &mut factors[m], offs[m]);
                     }
                 } else {
-                    let Lines(scales) = context.row.scales_of_blocks(context.groups, chunk);
+                    let scales = context.row.scales_of_blocks(context.groups, chunk);
                     for m in 0..M {
-                        let (x_scales, x_sums) = x.scales(first + m, chunk);
-                        offs[m] = scale(simd, &scales, x_scales, x_sums, &mut factors[m], offs[m]);
+                        offs[m] = scale(simd, &scales, &x[m].scales, &x[m].sums, &mut factors[m], offs[m]);
                     }
                 }
-                for pair in 0..CHUNK / 2 {
-                    let Some(values) = blocks.next() else { break };
-                    let at = 2 * pair;
-                    add_block::<S, _, M, HALVES>(
-                        &context,
-                        chunk,
-                        at,
-                        &values[first..],
-                        factors,
-                        &mut sums[0],
-                    );
-                    let Some(values) = blocks.next() else { break };
-                    let at = at + 1;
-                    add_block::<S, _, M, HALVES>(
-                        &context,
-                        chunk,
-                        at,
-                        &values[first..],
-                        factors,
-                        &mut sums[1],
-                    );
+                let blocks = (context.blocks - chunk * CHUNK).min(CHUNK);
+                for four in 0..blocks.div_ceil(SUMS) {
+                    for at in 0..SUMS {
+                        add_block::<S, _, M, HALVES>(
+                            &context,
+                            chunk,
+                            SUMS * four + at,
+                            x,
+                            factors,
+                            &mut sums[at],
+                        );
+                    }
                 }
             }
             let (zero_point, one) = (simd.splat(-f32::from(context.zero_point)), simd.splat(1.0));
             let products = &mut products.next().unwrap_or_default()[first..][..M];
             for m in 0..M {
-                let both = simd.fma(sums[1][m], one, sums[0][m]);
-                products[m] = simd.total(simd.fma(offs[m], zero_point, both)) * context.row.super_scale;
+                let off = simd.mul(offs[m], zero_point);
+                let sum = sums.iter().fold(off, |sum, sums| simd.fma(sums[m], one, sum));
+                products[m] = simd.total(sum) * context.row.super_scale;
             }
         });
     }
 }
 
-/// Adds the products with the first M of the values in a block.
+/// Adds the products with M vectors in a block of a chunk.
 #[inline(always)]
 fn add_block<S: Simd, P: Source<S>, const M: usize, const HALVES: bool>(
     context: &Context<'_, S, P>,
     chunk: usize,
     at: usize,
-    values: &[Values],
+    x: [&Chunk; M],
     factors: &[[f32; 2 * CHUNK]; M],
     sums: &mut [S::Floats; M],
 ) {
     let simd = context.simd;
     let states = context.states(chunk * CHUNK + at);
-    let values: &[_; M] = values.first_chunk().expect("M of the vectors");
     for m in 0..M {
-        let dot = simd.dot(states, &values[m].0, P::WHOLE_BYTES);
+        let dot = simd.dot(states, &x[m].values[at], P::WHOLE_BYTES);
         let factors = &factors[m];
         let factor = if HALVES { simd.halves(&factors.as_chunks().0[at]) } else { simd.splat(factors[at]) };
         sums[m] = simd.fma(dot, factor, sums[m]);

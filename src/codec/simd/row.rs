@@ -1,14 +1,15 @@
 //! A row of a matrix, and the scales of its groups.
 
 use alloc::vec::Vec;
+use core::array;
 
-use super::plan::BLOCK;
+use super::plan::{BLOCK, HALF};
 use crate::code::{Code, LocalScale};
 use crate::codec::activations::{CHUNK, Halves};
 use crate::codec::{ClusterParams, Matrix, Planes};
 
-/// Bytes that may be read behind a row, whatever they are: the rest of a last window, and three groups' words.
-const BEHIND: usize = 256;
+/// Bytes that may be read behind a row, whatever they are: the rest of a last window, and fifteen groups' words.
+const BEHIND: usize = 1024;
 
 /// Numbers that begin at a cache line, so that no register's worth of them lies in two.
 #[derive(Clone, Copy)]
@@ -19,7 +20,6 @@ pub struct Lines<T>(pub T);
 pub struct Row<'a> {
     /// The row's `row_stride` bytes, at least, and [`BEHIND`] more.
     pub code: &'a [u8],
-    groups: usize,
     local_scale: &'a [u8],
     /// The scale of the row.
     pub super_scale: f32,
@@ -44,7 +44,6 @@ impl<'a> Row<'a> {
         let cluster = part(cluster, widths.cluster);
         Self {
             code,
-            groups: widths.groups,
             local_scale: part(local_scale, widths.local_scale),
             super_scale: super_scale.map_or(0.0, |bytes| f32::from_le_bytes(*bytes)),
             cluster: matrix.code.cluster().and_then(|kind| ClusterParams::read(kind, cluster)),
@@ -57,92 +56,73 @@ impl<'a> Row<'a> {
     pub fn window<const N: usize>(&self, at: usize) -> &[u8; N] {
         debug_assert!(at + N <= self.code.len());
         // SAFETY: `new` saw to it that there are BEHIND bytes more than a row has. Windows begin where a block of the row
-        // begins and have 64 bytes at most; last words are those of the row's groups and of three more at most, of 64
-        // bytes each at most.
+        // begins and have 64 bytes at most; last words are those of the row's groups and of the rest of sixteen, of 64
+        // bytes each at most, or, of groups of 32 weights, of 32, of 16 bytes each at most.
         unsafe { &*self.code.as_ptr().add(at).cast::<[u8; N]>() }
     }
 
     /// The local scales of a chunk's half blocks, times `factor`.
     #[inline(always)]
     pub fn scales(&self, groups: Groups, chunk: usize, factor: f32) -> Lines<Halves> {
-        let Lines(scales) = self.scales_of_groups(groups, chunk, factor);
-        let mut lines = Lines([[0.0; 2]; CHUNK]);
-        let halves = &mut lines.0;
-        match groups.size {
-            32 => halves.iter_mut().zip(scales.as_chunks().0).for_each(|(halves, pair)| *halves = *pair),
-            64 => halves.iter_mut().zip(scales).for_each(|(halves, scale)| *halves = [scale; 2]),
-            _ => {
-                let pairs = halves.as_chunks_mut().0.iter_mut();
-                pairs.zip(scales).for_each(|(pair, scale)| *pair = [[scale; 2]; 2]);
-            }
+        if groups.size == HALF {
+            let [low, high] = [0, 1].map(|half| self.scales_of_groups(groups, 2 * chunk + half));
+            let scale = |group| if group < CHUNK { low[group] } else { high[group - CHUNK] } * factor;
+            return Lines(array::from_fn(|block| [scale(2 * block), scale(2 * block + 1)]));
         }
-        lines
+        Lines(self.scales_of_blocks(groups, chunk).map(|scale| [scale * factor; 2]))
     }
 
     /// The local scales of a chunk's blocks, for groups of 64 weights and more.
     #[inline(always)]
-    pub fn scales_of_blocks(&self, groups: Groups, chunk: usize) -> Lines<[f32; CHUNK]> {
-        let Lines(scales) = self.scales_of_groups(groups, chunk, 1.0);
-        let mut lines = Lines([0.0; CHUNK]);
-        let blocks = &mut lines.0;
+    pub fn scales_of_blocks(&self, groups: Groups, chunk: usize) -> [f32; CHUNK] {
         if groups.size == BLOCK {
-            blocks.copy_from_slice(&scales[..CHUNK]);
-        } else {
-            let pairs = blocks.as_chunks_mut().0.iter_mut();
-            pairs.zip(scales).for_each(|(pair, scale)| *pair = [scale; 2]);
+            return self.scales_of_groups(groups, chunk);
         }
-        lines
+        let scales = self.scales_of_groups(groups, chunk / 2);
+        let (low, high) = scales.split_at(CHUNK / 2);
+        let half: [f32; CHUNK / 2] =
+            *if chunk % 2 == 0 { low } else { high }.first_chunk().expect("half of them");
+        array::from_fn(|block| half[block / 2])
     }
 
-    /// The local scales of a chunk's groups, times `factor`.
+    /// The local scales of sixteen groups, and whatever numbers behind the row's last.
     #[inline(always)]
-    fn scales_of_groups(&self, groups: Groups, chunk: usize, factor: f32) -> Lines<[f32; 2 * CHUNK]> {
-        let per_chunk = CHUNK * BLOCK / groups.size;
-        let first = chunk * per_chunk;
-        let mut all = Lines([0.0; 2 * CHUNK]);
-        let scales = &mut all.0[..per_chunk];
-        let bytes = |at: usize| self.local_scale.get(at..).unwrap_or_default();
+    fn scales_of_groups(&self, groups: Groups, sixteen: usize) -> [f32; CHUNK] {
+        let first = sixteen * CHUNK;
         match groups.local_scale {
-            LocalScale::None => scales.fill(factor),
+            LocalScale::None => [1.0; CHUNK],
             LocalScale::Embedded { bits } => {
-                // Four words at a time in an integer, which is as fast as it gets without gathering them in registers.
-                let mask = ((1u64 << bits) - 1) * 0x0001_0001_0001_0001;
-                let mut words = Lines([[0u16; 4]; CHUNK / 2]);
-                let count = self.groups.saturating_sub(first).min(per_chunk);
-                let mut end = (first + 1) * groups.bytes;
-                for words in &mut words.0[..count.div_ceil(4)] {
-                    // Of a word of one byte, the byte before comes along and is shifted out.
-                    let last = |at: usize| {
-                        u64::from(u16::from_le_bytes(*self.window(end - 2 + at * groups.bytes))) << (16 * at)
-                    };
-                    let all = (last(0) | last(1) | last(2) | last(3)) >> groups.last_shift & mask;
-                    *words = [all as u16, (all >> 16) as u16, (all >> 32) as u16, (all >> 48) as u16];
-                    end += 4 * groups.bytes;
-                }
-                let words = words.0.as_flattened();
-                scales.iter_mut().zip(words).for_each(|(scale, &word)| *scale = f32::from(word) * factor);
+                // Of a last word of one byte, the byte before comes along and is shifted out.
+                let last = (first + 1) * groups.bytes - 2;
+                let words: [u16; CHUNK] =
+                    array::from_fn(|at| u16::from_le_bytes(*self.window(last + at * groups.bytes)));
+                let mask = (1u16 << bits) - 1;
+                words.map(|word| f32::from(word >> groups.last_shift & mask))
             }
             LocalScale::Nibble => {
-                for ([even, odd], &byte) in scales.as_chunks_mut().0.iter_mut().zip(bytes(first / 2)) {
-                    *even = f32::from(byte >> 4) * factor;
-                    *odd = f32::from(byte & 0xF) * factor;
-                }
+                let bytes: [u8; CHUNK / 2] = self.local_scales(first / 2);
+                array::from_fn(|at| f32::from(bytes[at / 2] >> (4 - at % 2 * 4) & 0xF))
             }
-            LocalScale::Signed8 => {
-                for (scale, &byte) in scales.iter_mut().zip(bytes(first)) {
-                    *scale = f32::from(byte.cast_signed()) * factor;
-                }
-            }
+            LocalScale::Signed8 => self.local_scales(first).map(|byte: u8| f32::from(byte.cast_signed())),
         }
-        all
+    }
+
+    /// Bytes of the row's local scales, filled with zeros.
+    #[inline(always)]
+    fn local_scales<const N: usize>(&self, at: usize) -> [u8; N] {
+        let bytes = self.local_scale.get(at..).unwrap_or_default();
+        bytes.first_chunk().copied().unwrap_or_else(|| {
+            let mut filled = [0; N];
+            filled[..bytes.len()].copy_from_slice(bytes);
+            filled
+        })
     }
 }
 
-/// Bytes of a row in the planes, and its groups: divided once.
+/// Bytes of a row in the planes: divided once.
 pub struct Widths {
     local_scale: usize,
     cluster: usize,
-    groups: usize,
 }
 
 impl Widths {
@@ -151,7 +131,6 @@ impl Widths {
         Self {
             local_scale: matrix.planes.local_scale.len() / rows,
             cluster: matrix.planes.cluster.len() / rows,
-            groups: matrix.code.groups(matrix.in_features),
         }
     }
 }

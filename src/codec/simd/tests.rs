@@ -221,8 +221,8 @@ fn rounded_product(
     let most =
         f64::from(matrix.code().max_local_scale().max(128)) * f64::from(super_scale.abs()) * zero_point;
     for (block, weights) in weights.chunks(plan::BLOCK).enumerate() {
-        let values = x.values()[block * x.vectors() + vector].0;
-        let scale = x.scales(vector, block / CHUNK).0[block % CHUNK];
+        let chunk = &x.chunks(vector)[block / CHUNK];
+        let (values, scale) = (chunk.values[block % CHUNK], chunk.scales[block % CHUNK]);
         for (&weight, value) in weights.iter().zip(values) {
             let (weight, value) = (f64::from(weight), f64::from(value) * f64::from(scale));
             sum += weight * value;
