@@ -28,6 +28,8 @@ use crate::codec::portable::Decoder;
 
 /// Rows are multiplied with so many vectors at once, which share the work of finding the states.
 const MOST_VECTORS: usize = 4;
+/// Blocks that are decoded near by before they are copied past the caches.
+const NEAR: usize = 2 * CHUNK;
 /// Blocks of an int8 product in a turn of its loop, with sums of their own, so that none waits for another.
 const SUMS: usize = 4;
 
@@ -101,7 +103,7 @@ fn decode_block<S: Simd, P: Source<S>, T: Element>(
     T::store(simd, simd.mul(d, high), &mut quarters[3]);
 }
 
-/// Decodes chunks to one place near by and copies those of another past the caches, in turns, so that memory is
+/// Decodes blocks to one place near by and copies those of another past the caches, in turns, so that memory is
 /// written all the time.
 struct DecodePastCaches<'a, 'm, O, T> {
     rows: Rows<'a, 'm, O>,
@@ -112,17 +114,19 @@ impl<O: Origin, T: Element> Job for DecodePastCaches<'_, '_, O, T> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let mut rows = self.out.chunks_exact_mut(self.rows.matrix.in_features.max(1));
-        let (mut near, mut other) = ([[T::ZERO; BLOCK]; CHUNK], [[T::ZERO; BLOCK]; CHUNK]);
+        let (mut near, mut other) = ([[T::ZERO; BLOCK]; NEAR], [[T::ZERO; BLOCK]; NEAR]);
         let (mut near, mut other) = (&mut near, &mut other);
         let mut before = Copying::new(&[], &mut []);
         self.rows.each(simd, |context| {
             let row = rows.next().unwrap_or_default();
-            for (chunk, out) in row.chunks_mut(CHUNK * BLOCK).enumerate() {
-                let Lines(scales) = &context.scales(chunk, context.row.super_scale);
-                let blocks = out.len().div_ceil(BLOCK);
-                for ((at, near), scales) in near.iter_mut().enumerate().zip(scales).take(blocks) {
-                    decode_block(&context, chunk * CHUNK + at, scales, near);
-                    before.step(simd, other.as_flattened());
+            for (part, out) in row.chunks_mut(NEAR * BLOCK).enumerate() {
+                let chunks = near[..out.len().div_ceil(BLOCK)].chunks_mut(CHUNK);
+                for (chunk, near) in (part * NEAR / CHUNK..).zip(chunks) {
+                    let Lines(scales) = &context.scales(chunk, context.row.super_scale);
+                    for ((at, near), scales) in near.iter_mut().enumerate().zip(scales) {
+                        decode_block(&context, chunk * CHUNK + at, scales, near);
+                        before.step(simd, other.as_flattened());
+                    }
                 }
                 before.end(simd, other.as_flattened());
                 core::mem::swap(&mut near, &mut other);
