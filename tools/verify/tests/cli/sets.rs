@@ -7,7 +7,7 @@ use ccq::code::Family;
 use ccq::format::PlaneKind;
 use serde_json::{Value, json};
 
-use crate::fixture::{Folder, Tensor, tensors};
+use crate::fixture::{Folder, Run, Tensor, tensors};
 
 /// The model of [`Folder::model`] in three files, and its source.
 fn folder() -> (Folder, Vec<String>) {
@@ -53,6 +53,9 @@ fn any_file_stands_for_all() {
     assert!(files.iter().all(|file| run.out.contains(file.as_str())), "{}", run.out);
     let page = String::from_utf8(folder.read("page.html")).unwrap();
     assert!(page.contains("<dt>Files</dt><dd>3</dd>"));
+    let narrow =
+        Run::of(folder.command(&[&files[0], "--quiet"]).env("COLUMNS", "40")).expect(0, &["00003.ccq"]);
+    assert!(narrow.out.lines().all(|line| line.chars().count() <= 40), "{}", narrow.out);
     let args = [files[0].as_str(), "--html", &files[1], "--overwrite"];
     folder.run(&args).expect(1, &[&format!("{}: is an input", files[1])]);
 }
