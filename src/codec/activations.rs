@@ -36,20 +36,17 @@ pub(super) struct Chunk {
     /// The sums of the values times their scales.
     pub sums: [f32; CHUNK],
     /// The same of each half block.
-    pub half_scales: Halves,
-    pub half_sums: Halves,
+    pub half_scales: [f32; 2 * CHUNK],
+    pub half_sums: [f32; 2 * CHUNK],
 }
-
-/// A number for each half block of a chunk.
-pub(super) type Halves = [[f32; 2]; CHUNK];
 
 impl Chunk {
     const ZEROS: Self = Self {
         values: [[0; BLOCK]; CHUNK],
         scales: [0.0; CHUNK],
         sums: [0.0; CHUNK],
-        half_scales: [[0.0; 2]; CHUNK],
-        half_sums: [[0.0; 2]; CHUNK],
+        half_scales: [0.0; 2 * CHUNK],
+        half_sums: [0.0; 2 * CHUNK],
     };
 }
 
@@ -78,10 +75,11 @@ impl Activations {
                 let sum = |values: &[i8]| values.iter().map(|&value| i32::from(value)).sum::<i32>();
                 let (low, high) = rounded.split_at(HALF);
                 let (low, high) = (sum(low), sum(high));
-                (chunk.scales[at], chunk.half_scales[at]) = (scale, [scale; 2]);
-                chunk.sums[at] = (low + high) as f32 * scale;
-                chunk.half_sums[at] = [low as f32 * scale, high as f32 * scale];
                 chunk.values[at] = rounded;
+                chunk.scales[at] = scale;
+                chunk.sums[at] = (low + high) as f32 * scale;
+                chunk.half_scales[2 * at..][..2].fill(scale);
+                chunk.half_sums[2 * at..][..2].copy_from_slice(&[low as f32 * scale, high as f32 * scale]);
             }
         }
     }
@@ -163,7 +161,7 @@ mod tests {
                 }
                 assert!(values[x.len()..].iter().all(|&value| value == 0));
                 let sum: i32 = values[..HALF].iter().map(|&value| i32::from(value)).sum();
-                assert_eq!(half_sums[b][0], sum as f32 * scale);
+                assert_eq!(half_sums[2 * b], sum as f32 * scale);
             }
         }
         let zeros = Activations::new(&[0.0, 1e-40, -0.0], 3);

@@ -73,12 +73,12 @@ impl<O: Origin, T: Element> Job for Decode<'_, '_, O, T> {
                 let Lines(scales) = &context.scales(chunk, context.row.super_scale);
                 let (blocks, last) = out.as_chunks_mut::<BLOCK>();
                 let whole = blocks.len();
-                for ((at, out), scales) in blocks.iter_mut().enumerate().zip(scales) {
+                for ((at, out), scales) in blocks.iter_mut().enumerate().zip(scales.as_chunks().0) {
                     decode_block(&context, chunk * CHUNK + at, scales, out);
                 }
                 if !last.is_empty() {
                     let mut all = [T::ZERO; BLOCK];
-                    decode_block(&context, chunk * CHUNK + whole, &scales[whole], &mut all);
+                    decode_block(&context, chunk * CHUNK + whole, &scales.as_chunks().0[whole], &mut all);
                     last.copy_from_slice(&all[..last.len()]);
                 }
             }
@@ -123,7 +123,7 @@ impl<O: Origin, T: Element> Job for DecodePastCaches<'_, '_, O, T> {
                 let chunks = near[..out.len().div_ceil(BLOCK)].chunks_mut(CHUNK);
                 for (chunk, near) in (part * NEAR / CHUNK..).zip(chunks) {
                     let Lines(scales) = &context.scales(chunk, context.row.super_scale);
-                    for ((at, near), scales) in near.iter_mut().enumerate().zip(scales) {
+                    for ((at, near), scales) in near.iter_mut().enumerate().zip(scales.as_chunks().0) {
                         decode_block(&context, chunk * CHUNK + at, scales, near);
                         before.step(simd, other.as_flattened());
                     }
@@ -260,7 +260,8 @@ impl<O: Origin, const M: usize> Job for Product<'_, '_, O, M> {
             let mut blocks = x.chunks_exact(vectors);
             for chunk in 0..context.blocks.div_ceil(CHUNK) {
                 let Lines(scales) = &context.scales(chunk, 1.0);
-                for ((block, scales), x) in (chunk * CHUNK..).zip(scales).zip(&mut blocks) {
+                for ((block, scales), x) in (chunk * CHUNK..).zip(scales.as_chunks::<2>().0).zip(&mut blocks)
+                {
                     let [a, b, c, d] = simd.widen(context.states(block), context.zero_point);
                     let (low, high) = (simd.splat(scales[0]), simd.splat(scales[1]));
                     let x: &[_; M] = x[first..].first_chunk().expect("M of the vectors");
@@ -317,7 +318,7 @@ fn multiply_int8_portably(matrix: &Matrix<'_>, rows: Range<usize>, x: &Activatio
             for (m, y) in y.iter_mut().enumerate() {
                 let x = &x.chunks(m)[chunk];
                 let halves = x.values.as_flattened().as_chunks::<HALF>().0;
-                let scales = scales.as_flattened().iter().zip(x.half_scales.as_flattened());
+                let scales = scales.iter().zip(&x.half_scales);
                 for ((states, x), (scale, x_scale)) in states.chunks(HALF).zip(halves).zip(scales) {
                     let products = states.iter().zip(x).map(|(&state, &x)| state * i32::from(x));
                     *y += products.sum::<i32>() as f32 * (scale * x_scale);
@@ -352,10 +353,8 @@ impl<O: Origin, const M: usize, const HALVES: bool> Job for Int8Product<'_, '_, 
                 if HALVES {
                     let Lines(scales) = context.scales(chunk, 1.0);
                     for m in 0..M {
-                        let (x_scales, x_sums) =
-                            (x[m].half_scales.as_flattened(), x[m].half_sums.as_flattened());
-                        let scales = scales.as_flattened();
-                        offs[m] = scale(simd, scales, x_scales, x_sums, &mut factors[m], offs[m]);
+                        let Chunk { half_scales, half_sums, .. } = x[m];
+                        offs[m] = scale(simd, &scales, half_scales, half_sums, &mut factors[m], offs[m]);
                     }
                 } else {
                     let scales = context.row.scales_of_blocks(context.groups, chunk);
@@ -365,15 +364,8 @@ impl<O: Origin, const M: usize, const HALVES: bool> Job for Int8Product<'_, '_, 
                 }
                 let blocks = (context.blocks - chunk * CHUNK).min(CHUNK);
                 for four in 0..blocks.div_ceil(SUMS) {
-                    for at in 0..SUMS {
-                        add_block::<S, _, M, HALVES>(
-                            &context,
-                            chunk,
-                            SUMS * four + at,
-                            x,
-                            factors,
-                            &mut sums[at],
-                        );
+                    for (at, sums) in sums.iter_mut().enumerate() {
+                        add_block::<S, _, M, HALVES>(&context, chunk, SUMS * four + at, x, factors, sums);
                     }
                 }
             }

@@ -5,11 +5,12 @@ use core::array;
 
 use super::plan::{BLOCK, HALF};
 use crate::code::{Code, LocalScale};
-use crate::codec::activations::{CHUNK, Halves};
+use crate::codec::activations::CHUNK;
 use crate::codec::{ClusterParams, Matrix, Planes};
 
-/// Bytes that may be read behind a row, whatever they are: the rest of a last window, and fifteen groups' words.
-const BEHIND: usize = 1024;
+/// Bytes that may be read behind a row, whatever they are: the rest of a last window, and the last words of a
+/// chunk's groups.
+const BEHIND: usize = 512;
 
 /// Numbers that begin at a cache line, so that no register's worth of them lies in two.
 #[derive(Clone, Copy)]
@@ -55,52 +56,54 @@ impl<'a> Row<'a> {
     #[allow(unsafe_code)]
     pub fn window<const N: usize>(&self, at: usize) -> &[u8; N] {
         debug_assert!(at + N <= self.code.len());
-        // SAFETY: `new` saw to it that there are BEHIND bytes more than a row has. Windows begin where a block of the row
-        // begins and have 64 bytes at most; last words are those of the row's groups and of the rest of sixteen, of 64
-        // bytes each at most, or, of groups of 32 weights, of 32, of 16 bytes each at most.
+        // SAFETY: `new` saw to it that there are BEHIND bytes more than a row has. Windows have 64 bytes at most and begin
+        // where a block of the row begins or one of the three after it. Last words are those of a chunk whose first group
+        // is the row's: of 31 groups of 16 bytes more at most, or 15 of 32, or 7 of 64.
         unsafe { &*self.code.as_ptr().add(at).cast::<[u8; N]>() }
     }
 
     /// The local scales of a chunk's half blocks, times `factor`.
     #[inline(always)]
-    pub fn scales(&self, groups: Groups, chunk: usize, factor: f32) -> Lines<Halves> {
+    pub fn scales(&self, groups: Groups, chunk: usize, factor: f32) -> Lines<[f32; 2 * CHUNK]> {
         if groups.size == HALF {
-            let [low, high] = [0, 1].map(|half| self.scales_of_groups(groups, 2 * chunk + half));
-            let scale = |group| if group < CHUNK { low[group] } else { high[group - CHUNK] } * factor;
-            return Lines(array::from_fn(|block| [scale(2 * block), scale(2 * block + 1)]));
+            // A register's worth at a time, or the compiler keeps the steps between in memory.
+            let mut lines = Lines([0.0; 2 * CHUNK]);
+            for (half, scales) in lines.0.as_chunks_mut().0.iter_mut().enumerate() {
+                let groups =
+                    self.scales_of_groups::<CHUNK, { CHUNK / 2 }>(groups, CHUNK * (2 * chunk + half));
+                *scales = groups.map(|scale| scale * factor);
+            }
+            return lines;
         }
-        Lines(self.scales_of_blocks(groups, chunk).map(|scale| [scale * factor; 2]))
+        let blocks = self.scales_of_blocks(groups, chunk);
+        Lines(array::from_fn(|half| blocks[half / 2] * factor))
     }
 
     /// The local scales of a chunk's blocks, for groups of 64 weights and more.
     #[inline(always)]
     pub fn scales_of_blocks(&self, groups: Groups, chunk: usize) -> [f32; CHUNK] {
         if groups.size == BLOCK {
-            return self.scales_of_groups(groups, chunk);
+            return self.scales_of_groups::<CHUNK, { CHUNK / 2 }>(groups, CHUNK * chunk);
         }
-        let scales = self.scales_of_groups(groups, chunk / 2);
-        let (low, high) = scales.split_at(CHUNK / 2);
-        let half: [f32; CHUNK / 2] =
-            *if chunk % 2 == 0 { low } else { high }.first_chunk().expect("half of them");
-        array::from_fn(|block| half[block / 2])
+        let pairs = self.scales_of_groups::<{ CHUNK / 2 }, { CHUNK / 4 }>(groups, CHUNK / 2 * chunk);
+        array::from_fn(|block| pairs[block / 2])
     }
 
-    /// The local scales of sixteen groups, and whatever numbers behind the row's last.
+    /// The local scales of groups from the first on, and whatever numbers behind the row's last.
     #[inline(always)]
-    fn scales_of_groups(&self, groups: Groups, sixteen: usize) -> [f32; CHUNK] {
-        let first = sixteen * CHUNK;
+    fn scales_of_groups<const N: usize, const PAIRS: usize>(&self, groups: Groups, first: usize) -> [f32; N] {
         match groups.local_scale {
-            LocalScale::None => [1.0; CHUNK],
+            LocalScale::None => [1.0; N],
             LocalScale::Embedded { bits } => {
                 // Of a last word of one byte, the byte before comes along and is shifted out.
                 let last = (first + 1) * groups.bytes - 2;
-                let words: [u16; CHUNK] =
+                let words: [u16; N] =
                     array::from_fn(|at| u16::from_le_bytes(*self.window(last + at * groups.bytes)));
                 let mask = (1u16 << bits) - 1;
                 words.map(|word| f32::from(word >> groups.last_shift & mask))
             }
             LocalScale::Nibble => {
-                let bytes: [u8; CHUNK / 2] = self.local_scales(first / 2);
+                let bytes: [u8; PAIRS] = self.local_scales(first / 2);
                 array::from_fn(|at| f32::from(bytes[at / 2] >> (4 - at % 2 * 4) & 0xF))
             }
             LocalScale::Signed8 => self.local_scales(first).map(|byte: u8| f32::from(byte.cast_signed())),

@@ -9,7 +9,7 @@ use core::ops::Range;
 use super::Simd;
 use super::plan::{BLOCK, Plan, WINDOW};
 use super::row::{Groups, Lines, Row, Widths};
-use crate::codec::activations::Halves;
+use crate::codec::activations::CHUNK;
 use crate::codec::{ClusterParams, Matrix};
 
 /// Bytes of the code plane to ask memory for ahead of their use.
@@ -224,8 +224,9 @@ impl<S: Simd, P: Source<S>> Context<'_, S, P> {
         self.source.states(self.simd, self.row, block)
     }
 
+    /// The local scales of a chunk's half blocks, times `factor`.
     #[inline(always)]
-    pub fn scales(&self, chunk: usize, factor: f32) -> Lines<Halves> {
+    pub fn scales(&self, chunk: usize, factor: f32) -> Lines<[f32; 2 * CHUNK]> {
         self.row.scales(self.groups, chunk, factor)
     }
 }
