@@ -173,8 +173,9 @@ impl<'a> Matrix<'a> {
             return None;
         }
         let part = |plane: &'a [u8]| {
-            let width = plane.len() / self.rows;
-            plane.get(row * width..(row + 1) * width)
+            let width = plane.len().checked_div(self.rows)?;
+            let start = row.checked_mul(width)?;
+            plane.get(start..start.checked_add(width)?)
         };
         Some(Planes {
             code: part(self.planes.code)?,
@@ -210,7 +211,7 @@ impl<'a> Matrix<'a> {
         if rows.start > rows.end || rows.end > self.rows {
             return Err(SizeError::Rows { start: rows.start, end: rows.end, rows: self.rows });
         }
-        let expected = (rows.end - rows.start).saturating_mul(values);
+        let expected = rows.end.saturating_sub(rows.start).saturating_mul(values);
         if found == expected { Ok(()) } else { Err(SizeError::Output { expected, found }) }
     }
 

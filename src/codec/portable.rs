@@ -8,6 +8,17 @@
 //!         weight = fl32((code >> shift[s] & mask[s]) - zero_point[s]) * scale)
 //! ```
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
+
 use super::element::Element;
 use super::pack::read_word;
 use super::scale::local_scale;
@@ -79,12 +90,13 @@ impl Decoder {
         for (group, weights) in out.chunks_mut(group_size).enumerate() {
             let local = local_scale(&self.code, words_per_group, &row, group);
             let scale = local as f32 * super_scale;
-            let first_word = group * words_per_group;
+            let first_word = group.saturating_mul(words_per_group);
             for (index, weights) in weights.chunks_mut(self.states_per_word).enumerate() {
-                let code = code_at(&row, first_word + index);
+                let code = code_at(&row, first_word.saturating_add(index));
                 let states = self.shift.iter().zip(&self.mask).zip(&self.zero_point);
                 for (out, ((&shift, &mask), &zero_point)) in weights.iter_mut().zip(states) {
-                    *out = weight((code >> shift & mask).cast_signed() - zero_point, scale);
+                    // Both are below 2^16.
+                    *out = weight((code >> shift & mask).cast_signed().wrapping_sub(zero_point), scale);
                 }
             }
         }

@@ -1,5 +1,16 @@
 //! Products with a quantized matrix, without decoding it to memory.
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
+
 use alloc::borrow::Cow;
 use alloc::vec;
 use core::ops::Range;
@@ -27,7 +38,7 @@ impl Matrix<'_> {
     /// [`SizeError::Rows`], [`SizeError::Input`] and [`SizeError::Output`]; nothing is written then.
     pub fn matvec_rows(&self, rows: Range<usize>, x: &[f32], y: &mut [f32]) -> Result<(), SizeError> {
         let vectors = x.len().checked_div(self.in_features).unwrap_or(0);
-        if vectors == 0 || x.len() != vectors * self.in_features {
+        if vectors == 0 || !x.len().is_multiple_of(self.in_features) {
             return Err(SizeError::Input { expected: self.in_features, found: x.len() });
         }
         self.check(&rows, vectors, y.len())?;
@@ -72,11 +83,11 @@ fn by_block(x: &[f32], in_features: usize) -> Cow<'_, [f32]> {
     if x.len() == in_features && in_features.is_multiple_of(BLOCK) {
         return Cow::Borrowed(x);
     }
-    let vectors = x.len() / in_features;
-    let mut blocks = vec![[0.0; BLOCK]; in_features.div_ceil(BLOCK) * vectors];
+    let vectors = x.len().checked_div(in_features).unwrap_or(0);
+    let mut blocks = vec![[0.0; BLOCK]; in_features.div_ceil(BLOCK).saturating_mul(vectors)];
     for (m, x) in x.chunks_exact(in_features).enumerate() {
         for (block, x) in blocks.iter_mut().skip(m).step_by(vectors).zip(x.chunks(BLOCK)) {
-            block[..x.len()].copy_from_slice(x);
+            block.iter_mut().zip(x).for_each(|(to, from)| *to = *from);
         }
     }
     Cow::Owned(blocks.into_flattened())
