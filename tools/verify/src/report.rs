@@ -203,7 +203,7 @@ impl Report {
         }
         if let (Some(device), Some(speed)) = (&self.device, &self.total.decode) {
             let [weights, stored] = speed_texts(Some(speed));
-            writeln!(out, "decoding: {weights} Gweights/s, {stored} GB/s")?;
+            writeln!(out, "decoding and comparing: {weights} Gweights/s, {stored} GB/s")?;
             writeln!(out, "{}", shorten(&format!("on {device}"), columns.unwrap_or(usize::MAX)))?;
         }
         self.findings().iter().try_for_each(|finding| writeln!(out, "{finding}"))
