@@ -2,13 +2,15 @@
 // simulated kernels behind them. Compiled to a libcuda.so that a test puts in front of the system's.
 //
 // Streams are lazy: copies and kernels run when the stream is synchronised and not before, so that memory which
-// is changed, read or freed too early shows. CCQ_SIM_DRIVER chooses a fault: no-device, stub, old-driver,
+// is changed, read or freed too early shows. Each takes a millisecond. CCQ_SIM_DRIVER chooses a fault: no-device, stub, old-driver,
 // old-device, no-memory, no-pinned-memory, no-kernel, no-launch, unknown-code. CCQ_SIM_MEMORY is the bytes that the
 // device has. Built with CCQ_NO_KERNELS, cuLaunchKernel is missing; with CCQ_NO_GRAPHS, what records work.
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -75,10 +77,21 @@ static Size used_bytes = 0;
 
 using Queue = std::vector<std::function<void()>>;
 
+// Milliseconds that all streams together have worked.
+static float now = 0.0f;
+
+// When an event was reached; may be destroyed before it is.
+using Event = std::shared_ptr<float>;
+
 struct Stream {
     Queue queue;
     Queue* recording = nullptr;  // where work goes instead, while it is recorded
-    void push(std::function<void()> work) { (recording != nullptr ? *recording : queue).push_back(std::move(work)); }
+    void push(std::function<void()> work) {
+        (recording != nullptr ? *recording : queue).push_back([work = std::move(work)] {
+            work();
+            now += 1.0f;
+        });
+    }
 };
 
 static Result copy(void* to, const void* from, Size bytes, Stream* stream) {
@@ -168,20 +181,23 @@ Result cuStreamDestroy_v2(Stream* stream) {
     return SUCCESS;
 }
 
-Result cuEventCreate(void** event, unsigned) {
-    *event = new char;
+Result cuEventCreate(Event** event, unsigned) {
+    *event = new Event(std::make_shared<float>(NAN));
     return SUCCESS;
 }
 
-Result cuEventRecord(void*, Stream*) { return SUCCESS; }
-
-Result cuEventElapsedTime(float* milliseconds, void*, void*) {
-    *milliseconds = 1.0f;
+Result cuEventRecord(const Event* event, Stream* stream) {
+    stream->queue.push_back([reached = *event] { *reached = now; });
     return SUCCESS;
 }
 
-Result cuEventDestroy_v2(void* event) {
-    delete static_cast<char*>(event);
+Result cuEventElapsedTime(float* milliseconds, const Event* begin, const Event* end) {
+    *milliseconds = **end - **begin;
+    return SUCCESS;
+}
+
+Result cuEventDestroy_v2(Event* event) {
+    delete event;
     return SUCCESS;
 }
 
@@ -289,7 +305,7 @@ Result cuGraphDestroy(Queue* graph) {
 }
 
 Result cuGraphLaunch(Queue* instance, Stream* stream) {
-    for (const auto& work : *instance) stream->push(work);
+    stream->queue.insert(stream->queue.end(), instance->begin(), instance->end());
     return SUCCESS;
 }
 

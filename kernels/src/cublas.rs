@@ -11,7 +11,7 @@ use libloading::Library;
 use crate::driver::{Context, DeviceMemory, Pinned, Stream};
 use crate::operation::{Activations, Args};
 use crate::plan::{Element, Plan};
-use crate::stream::{Repeated, download, upload};
+use crate::stream::{Launcher, Repeated, download, upload};
 use crate::{Device, Error, Memory};
 
 /// The libraries known to have the functions below, the newest first.

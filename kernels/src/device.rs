@@ -14,7 +14,7 @@ use crate::operation::{
 };
 use crate::plan::{Element, Launch, RowError};
 use crate::probe::{self, DeviceInfo, Driver};
-use crate::stream::{self, Pool};
+use crate::stream::{self, Launcher, Milliseconds, Pool};
 
 const DEQUANTIZE: &str = include_str!("../ptx/dequantize.ptx");
 const SQUARED_ERROR: &str = include_str!("../ptx/squared_error.ptx");
@@ -40,6 +40,8 @@ pub struct ErrorSums {
     pub sums: RowError,
     /// Milliseconds from the start to the end of each block's kernel, added up; copies are not counted.
     pub kernel_milliseconds: f64,
+    /// The same of `dequantize` alone: the blocks' planes, on the device already, to the source's element type.
+    pub decode_milliseconds: f64,
 }
 
 /// An opened device. The kernels of an operation are compiled by the driver when it is first used.
@@ -106,18 +108,22 @@ impl Device {
         out: &mut [u8],
     ) -> Result<f64, Error> {
         let mut operation = Dequantize::new(matrix, rows, element, out)?;
-        self.run(&mut operation)
+        Ok(self.run(&mut operation)?.operation)
     }
 
-    /// Decodes a matrix and compares it with its source in one pass.
+    /// Decodes a matrix and compares it with its source in one pass. Decodes it once more, to time that alone.
     ///
     /// # Errors
     /// As [`Device::dequantize`].
     pub fn squared_error(&self, matrix: &Matrix<'_>, source: Source<'_>) -> Result<ErrorSums, Error> {
         let mut operation = SquaredError::new(matrix, source)?;
-        let kernel_milliseconds = self.run(&mut operation)?;
-        let weights = matrix.rows() as u64 * matrix.in_features() as u64;
-        Ok(ErrorSums { weights, sums: operation.sums(), kernel_milliseconds })
+        let took = self.run(&mut operation)?;
+        Ok(ErrorSums {
+            weights: matrix.rows() as u64 * matrix.in_features() as u64,
+            sums: operation.sums(),
+            kernel_milliseconds: took.operation,
+            decode_milliseconds: took.afterwards,
+        })
     }
 
     /// Multiplies activations with the matrix's rows: `out[t * rows + r]` is token t's product with row r,
@@ -132,7 +138,7 @@ impl Device {
         out: &mut [f32],
     ) -> Result<f64, Error> {
         let mut operation = Gemv::new(matrix, activations, out)?;
-        self.run(&mut operation)
+        Ok(self.run(&mut operation)?.operation)
     }
 
     /// Multiplies every token with its own experts, out of a stack of them: `out[p * rows + r]` is the product of
@@ -149,7 +155,7 @@ impl Device {
         out: &mut [f32],
     ) -> Result<f64, Error> {
         let mut operation = MoeGemv::new(matrix, routing, activations, out)?;
-        self.run(&mut operation)
+        Ok(self.run(&mut operation)?.operation)
     }
 
     /// Uploads the inputs of operations, whole, to launch them in turn again and again.
@@ -161,8 +167,7 @@ impl Device {
         &self,
         operations: impl IntoIterator<Item = O>,
     ) -> Result<Residents<'_, O>, Error> {
-        let launcher = |stream: &Stream, launch: &Launch, args: &Args| self.start(stream, launch, args);
-        let inner = stream::Residents::new(&self.context, operations, &launcher)?;
+        let inner = stream::Residents::new(&self.context, operations, self)?;
         Ok(Residents { _device: self, inner })
     }
 
@@ -196,18 +201,8 @@ impl Device {
         Cublas::new(self, &self.context)
     }
 
-    fn run(&self, operation: &mut dyn Operation) -> Result<f64, Error> {
-        stream::run(&self.context, &self.pool, operation, &|stream, launch, args| {
-            self.start(stream, launch, args)
-        })
-    }
-
-    /// Queues a kernel.
-    pub(crate) fn start(&self, stream: &Stream, launch: &Launch, args: &Args) -> Result<(), Error> {
-        let module = self.module(args.file())?;
-        // SAFETY: an operation pairs a kernel with its own arguments; what they point to is in the slot's memory
-        // on the device, which is kept until the stream was synchronised.
-        unsafe { module.launch(stream, launch, args.as_ptr()) }
+    fn run(&self, operation: &mut dyn Operation) -> Result<Milliseconds, Error> {
+        stream::run(&self.context, &self.pool, operation, self)
     }
 
     /// The kernels of a file, compiled at their first use.
@@ -223,6 +218,19 @@ impl Device {
         }
         let module = Module::load(&self.context, ptx)?;
         Ok(slot.get_or_init(|| module))
+    }
+}
+
+impl Launcher for Device {
+    fn prepare(&self, launch: &Launch, args: &Args) -> Result<(), Error> {
+        self.module(args.file())?.function(launch).map(|_| ())
+    }
+
+    fn start(&self, stream: &Stream, launch: &Launch, args: &Args) -> Result<(), Error> {
+        let module = self.module(args.file())?;
+        // SAFETY: an operation pairs a kernel with its own arguments; what they point to is in the slot's memory
+        // on the device, which is kept until the stream was synchronised.
+        unsafe { module.launch(stream, launch, args.as_ptr()) }
     }
 }
 

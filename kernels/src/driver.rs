@@ -78,6 +78,17 @@ impl Module {
         Ok(Self { context: context.clone(), module })
     }
 
+    /// A kernel of this module, which the driver loads when it is first asked for.
+    pub fn function(&self, launch: &Launch) -> Result<sys::CUfunction, Error> {
+        let api = self.context.api();
+        let name = CString::new(launch.kernel.as_str()).expect("kernel names have no zero byte");
+        let mut function = ptr::null_mut();
+        // SAFETY: the module is loaded, the pointer is to a live handle, the name ends in a zero byte.
+        let code = unsafe { (api.cuModuleGetFunction)(&mut function, self.module, name.as_ptr()) };
+        api.check("cuModuleGetFunction", code)?;
+        Ok(function)
+    }
+
     /// Starts a kernel of this module on a stream.
     ///
     /// # Safety
@@ -88,16 +99,11 @@ impl Module {
             return Ok(());
         }
         let api = self.context.api();
-        let name = CString::new(launch.kernel.as_str()).expect("kernel names have no zero byte");
-        let mut function = ptr::null_mut();
+        let function = self.function(launch)?;
         let mut params = [args.cast_mut()];
         // SAFETY: the module is loaded; the driver copies the parameter before it returns, and the caller
         // guarantees its type and what it points to.
         unsafe {
-            api.check(
-                "cuModuleGetFunction",
-                (api.cuModuleGetFunction)(&mut function, self.module, name.as_ptr()),
-            )?;
             let code = (api.cuLaunchKernel)(
                 function,
                 launch.blocks,

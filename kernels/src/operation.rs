@@ -100,6 +100,13 @@ pub trait Operation: sealed::Sealed {
     /// # Errors
     /// [`Error::TooLarge`].
     fn launch(&self, rows: Range<usize>, input: u64, output: u64) -> Result<(Launch, Args), Error>;
+    /// What to launch afterwards on the same input, to be timed by itself; its output is not taken.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`].
+    fn launch_afterwards(&self, _rows: Range<usize>, _input: u64) -> Result<Option<(Launch, Args)>, Error> {
+        Ok(None)
+    }
     /// Takes the output of these rows.
     fn drain(&mut self, rows: Range<usize>, output: &[u8]);
 }
@@ -231,6 +238,14 @@ impl Operation for SquaredError<'_> {
         let source = input + plan.layout.bytes as u64;
         let (launch, args) = plan.squared_error(self.source.element, source, output);
         Ok((launch, Args::SquaredError(args)))
+    }
+
+    /// Decoding alone, over the source: it was compared, has the room, and is uploaded anew with each block.
+    fn launch_afterwards(&self, rows: Range<usize>, input: u64) -> Result<Option<(Launch, Args)>, Error> {
+        let plan = plan_block(self.matrix, &rows, input)?;
+        let out = input + plan.layout.bytes as u64;
+        let (launch, args) = plan.dequantize(self.source.element, out);
+        Ok(Some((launch, Args::Dequantize(args))))
     }
 
     fn drain(&mut self, _rows: Range<usize>, output: &[u8]) {

@@ -21,8 +21,22 @@ const BLOCK: usize = 32 << 20;
 /// Slots that take turns.
 const SLOTS: usize = 2;
 
-/// Starts a kernel on a stream.
-pub(crate) type Launcher<'a> = dyn Fn(&Stream, &Launch, &Args) -> Result<(), Error> + 'a;
+/// What starts kernels.
+pub(crate) trait Launcher {
+    /// Compiles and loads a kernel where that was not done, so that it does not count as the kernel's time.
+    fn prepare(&self, launch: &Launch, args: &Args) -> Result<(), Error>;
+    /// Starts a kernel on a stream.
+    fn start(&self, stream: &Stream, launch: &Launch, args: &Args) -> Result<(), Error>;
+}
+
+/// Milliseconds that kernels took.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Milliseconds {
+    /// Those of the operation.
+    pub operation: f64,
+    /// Those launched afterwards.
+    pub afterwards: f64,
+}
 
 /// A stream, and room for a block.
 struct Slot {
@@ -30,6 +44,7 @@ struct Slot {
     stream: Stream,
     begin: Event,
     end: Event,
+    end_afterwards: Event,
     input: Pinned,
     output: Pinned,
     on_device: DeviceMemory,
@@ -71,6 +86,7 @@ impl Slot {
             stream: Stream::new(context)?,
             begin: Event::new(context)?,
             end: Event::new(context)?,
+            end_afterwards: Event::new(context)?,
             input: Pinned::new(context, room.input)?,
             output: Pinned::new(context, room.output)?,
             on_device: DeviceMemory::new(context, room.on_device())?,
@@ -79,12 +95,12 @@ impl Slot {
         })
     }
 
-    /// Queues a block: its input, its kernel, its output.
+    /// Queues a block: its input, its kernels, its output.
     fn start(
         &mut self,
         rows: Range<usize>,
         operation: &mut dyn Operation,
-        launcher: &Launcher<'_>,
+        launcher: &dyn Launcher,
     ) -> Result<(), Error> {
         self.upload(rows.clone(), operation)?;
         self.launch(rows.clone(), operation, launcher)?;
@@ -101,13 +117,19 @@ impl Slot {
         &self,
         rows: Range<usize>,
         operation: &dyn Operation,
-        launcher: &Launcher<'_>,
+        launcher: &dyn Launcher,
     ) -> Result<(), Error> {
         let input = self.on_device.address();
-        let (launch, args) = operation.launch(rows, input, input + self.room.output_offset() as u64)?;
+        let output = input + self.room.output_offset() as u64;
+        let (launch, args) = operation.launch(rows.clone(), input, output)?;
+        let afterwards = operation.launch_afterwards(rows, input)?;
+        launcher.prepare(&launch, &args)?;
+        afterwards.iter().try_for_each(|(launch, args)| launcher.prepare(launch, args))?;
         self.begin.record(&self.stream)?;
-        launcher(&self.stream, &launch, &args)?;
-        self.end.record(&self.stream)
+        launcher.start(&self.stream, &launch, &args)?;
+        self.end.record(&self.stream)?;
+        afterwards.iter().try_for_each(|(launch, args)| launcher.start(&self.stream, launch, args))?;
+        self.end_afterwards.record(&self.stream)
     }
 
     fn download(&mut self, rows: Range<usize>, operation: &dyn Operation) -> Result<(), Error> {
@@ -118,14 +140,15 @@ impl Slot {
         Ok(())
     }
 
-    /// Waits for the block queued, if there is one, and returns the milliseconds its kernels took.
-    fn finish(&mut self, operation: &mut dyn Operation) -> Result<f64, Error> {
-        let Some(rows) = self.busy.take() else { return Ok(0.0) };
+    /// Waits for the block queued, if there is one, and adds the milliseconds its kernels took.
+    fn finish(&mut self, operation: &mut dyn Operation, took: &mut Milliseconds) -> Result<(), Error> {
+        let Some(rows) = self.busy.take() else { return Ok(()) };
         self.stream.synchronize()?;
-        let time = self.begin.milliseconds_until(&self.end)?;
+        took.operation += f64::from(self.begin.milliseconds_until(&self.end)?);
+        took.afterwards += f64::from(self.end.milliseconds_until(&self.end_afterwards)?);
         let bytes = rows.len() * operation.block_bytes().row_output;
         operation.drain(rows, &self.output.bytes()[..bytes]);
-        Ok(time.into())
+        Ok(())
     }
 }
 
@@ -175,28 +198,25 @@ pub(crate) fn run(
     context: &Arc<Context>,
     pool: &Pool,
     operation: &mut dyn Operation,
-    launcher: &Launcher<'_>,
-) -> Result<f64, Error> {
+    launcher: &dyn Launcher,
+) -> Result<Milliseconds, Error> {
     let rows = operation.rows();
+    let mut took = Milliseconds::default();
     if rows.is_empty() {
-        return Ok(0.0);
+        return Ok(took);
     }
     context.enter()?;
     let (mut slots, per_block) = pool.take(context, &operation.block_bytes(), rows.len())?;
     let blocks = rows.clone().step_by(per_block).map(|start| start..rows.end.min(start + per_block));
-    let mut milliseconds = 0.0;
     let operation = RefCell::new(operation);
     take_turns(
         &mut slots,
         blocks,
         |slot, rows| slot.start(rows, &mut **operation.borrow_mut(), launcher),
-        |slot| {
-            milliseconds += slot.finish(&mut **operation.borrow_mut())?;
-            Ok(())
-        },
+        |slot| slot.finish(&mut **operation.borrow_mut(), &mut took),
     )?;
     pool.keep(slots);
-    Ok(milliseconds)
+    Ok(took)
 }
 
 /// Work that was recorded to be done again and again, and timed.
@@ -269,7 +289,7 @@ impl<O: Operation> Residents<O> {
     pub fn new(
         context: &Arc<Context>,
         operations: impl IntoIterator<Item = O>,
-        launcher: &Launcher<'_>,
+        launcher: &dyn Launcher,
     ) -> Result<Self, Error> {
         let stream = Stream::new(context)?;
         let set = |mut operation: O| {
@@ -285,7 +305,7 @@ impl<O: Operation> Residents<O> {
             sets.iter().try_for_each(|Set { operation, room, memory }| {
                 let (input, output) = (memory.address(), memory.address() + room.output_offset() as u64);
                 let (launch, args) = operation.launch(operation.rows(), input, output)?;
-                launcher(stream, &launch, &args)
+                launcher.start(stream, &launch, &args)
             })
         })?;
         Ok(Self { repeated, sets })

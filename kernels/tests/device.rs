@@ -149,6 +149,7 @@ fn squared_error_is_accurate_on_the_device() {
         assert!((found.sums.squared_error - expected).abs() <= 1e-12 * expected, "{}", case.code);
         assert_eq!(found.sums.max_abs_error, errors.map(f64::abs).fold(0.0, f64::max), "{}", case.code);
         assert_eq!(found.weights, decoded.len() as u64);
+        assert!(found.kernel_milliseconds > 0.0 && found.decode_milliseconds > 0.0, "{found:?}");
     }
 }
 

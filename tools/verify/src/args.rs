@@ -28,8 +28,9 @@ Examples:
 
 A file that is named `list` or `bench` is given as ./list or ./bench.
 
-Speeds (Gweights/s, GB/s of stored bytes) are those of decoding a tensor and comparing it with its source, both in \
-memory: on a GPU the time of its kernels, else that of all threads; reading files and copying to a GPU are left out.
+Speeds (Gweights/s, GB/s of stored bytes read) are those of decoding alone, from memory to memory: on a GPU the time of \
+its kernels, to the source's element type; else that of all threads, to f32. Reading files, copying to a GPU and \
+comparing are left out. Tensors are decoded once, and small ones from a cache: `bench` measures.
 
 Exit codes:
   0    the file is valid, and agrees with the source where one is given

@@ -3,6 +3,9 @@
 //! Every row of the table is the median of many runs. They take turns on copies of the same weights that
 //! together exceed the last-level cache, so that each finds its own in memory and not in a cache.
 
+// Sizes of buffers that memory holds.
+#![allow(clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
+
 mod args;
 mod cpu;
 mod gpu;

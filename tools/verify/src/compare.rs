@@ -6,6 +6,7 @@
 mod gpu;
 
 use std::borrow::Cow;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,7 @@ pub use gpu::Gpu;
 /// Weights of a block, unless a single row has more.
 const BLOCK: usize = 1 << 15;
 /// Blocks between two looks at Ctrl-C.
-const BATCH: u64 = 64;
+const BATCH: usize = 64;
 /// Elements that are summed up as a row where a tensor is raw and has no rows of its own.
 const RAW_ROW: usize = 1 << 12;
 /// Bytes of raw tensors that are compared at a time; a whole number of elements of any dtype.
@@ -77,19 +78,19 @@ impl Figures {
     }
 }
 
-/// How fast weights were decoded and compared with their source, both in memory: by the kernels of a GPU, or by all
-/// threads of the CPU. Reading files and copying to a GPU are left out.
+/// How fast weights were decoded from planes in memory to values in memory: by the kernels of a GPU, or by all threads
+/// of the CPU, by the clock on the wall. Reading files, copying to a GPU and comparing are left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Speed {
     #[serde(skip)]
     weights: u64,
     #[serde(skip)]
     bytes: u64,
-    /// What it took.
+    /// What decoding took.
     pub seconds: f64,
     /// Weights over time.
     pub weights_per_second: f64,
-    /// Stored bytes over time.
+    /// Stored bytes, which decoding reads, over time.
     pub stored_bytes_per_second: f64,
 }
 
@@ -103,7 +104,8 @@ impl Speed {
 
     /// Of one after the other.
     pub fn add(&mut self, next: &Self) {
-        let (weights, bytes) = (self.weights + next.weights, self.bytes + next.bytes);
+        let weights = self.weights.saturating_add(next.weights);
+        let bytes = self.bytes.saturating_add(next.bytes);
         *self = Self::of(weights, bytes, self.seconds + next.seconds);
     }
 }
@@ -113,7 +115,7 @@ impl Speed {
 pub struct Outcome {
     /// How far the tensor is from its source.
     pub figures: Figures,
-    /// How fast it was decoded and compared, and whether by `cpu` or by `cuda`; not of raw tensors.
+    /// How fast it was decoded, and whether by `cpu` or by `cuda`; not of raw tensors.
     pub decode: Option<(Speed, &'static str)>,
     /// The sums behind the figures, to be pooled.
     pub stats: Option<ErrorStats>,
@@ -227,27 +229,24 @@ impl<'a> Values<'a> {
     }
 
     /// The elements that are summed up as one row.
-    fn width(&self) -> usize {
-        match self {
-            Self::Coded(matrix) => matrix.in_features().max(1),
+    fn width(&self) -> NonZeroUsize {
+        let width = match self {
+            Self::Coded(matrix) => matrix.in_features(),
             Self::Raw(..) => RAW_ROW,
-        }
+        };
+        NonZeroUsize::new(width).unwrap_or(NonZeroUsize::MIN)
     }
 
-    /// Decodes the elements of whole rows; the last row may be short.
-    fn decode(&self, elements: Range<u64>, out: &mut Vec<f32>) {
-        let index = |element: u64| usize::try_from(element).unwrap_or(usize::MAX);
-        let elements = index(elements.start)..index(elements.end);
+    /// Decodes the elements of whole rows from `start` on into `out`, which has the room; the last row may be short.
+    fn decode(&self, start: usize, out: &mut Vec<f32>) {
+        let end = start.saturating_add(out.len());
         match self {
             Self::Coded(matrix) => {
                 let width = self.width();
-                out.clear();
-                out.resize(elements.len(), f32::NAN);
-                let rows = elements.start / width..elements.end / width;
-                // Rows and length are the matrix's own; if ever not, the NaN show.
-                let _ = matrix.decode_rows_into(rows, out);
+                // Rows and length are the matrix's own; if ever not, the NaN in `out` show.
+                let _ = matrix.decode_rows_into(start / width..end / width, out);
             }
-            Self::Raw(dtype, bytes) => decode_elements(*dtype, bytes, elements, out),
+            Self::Raw(dtype, bytes) => decode_elements(*dtype, bytes, start..end, out),
         }
     }
 }
@@ -262,10 +261,11 @@ enum Sums {
 
 /// Sums up the source and the stored values of the same shape, both floats.
 fn sum(values: &Values<'_>, source: &Source<'_>, progress: &Progress) -> Result<Sums, Failure> {
-    let bytes = |elements: u64| elements * source.tensor.dtype.bits() / 8;
-    let elements = source.tensor.element_count();
+    let bytes = |elements: Range<usize>| bytes_of(source.tensor.dtype, elements.len() as u64);
+    // Those of the stored values, which memory holds or maps.
+    let elements = usize::try_from(source.tensor.element_count()).unwrap_or(usize::MAX);
     let width = values.width();
-    let block = (width * (BLOCK / width).max(1)) as u64;
+    let block = width.saturating_mul(NonZeroUsize::new(BLOCK / width).unwrap_or(NonZeroUsize::MIN)).get();
     let mut total = ErrorStats::default();
     let mut time = Duration::ZERO;
     let mut batch = Vec::new();
@@ -274,29 +274,28 @@ fn sum(values: &Values<'_>, source: &Source<'_>, progress: &Progress) -> Result<
         if interrupted() {
             return Err(Failure::Interrupted);
         }
-        let end = elements.min(start + block * BATCH);
-        batch.resize_with((end - start).div_ceil(block) as usize, Block::default);
-        for (block, start) in batch.iter_mut().zip((start..end).step_by(block as usize)) {
-            block.start = start;
-        }
+        let end = elements.min(start.saturating_add(block.saturating_mul(BATCH)));
+        let starts = (start..end).step_by(block);
+        batch.resize_with(starts.len(), Block::default);
         let not_finite = batch
             .par_iter_mut()
-            .map(|next| next.read(source, end.min(next.start + block)))
+            .zip(starts.collect::<Vec<_>>())
+            .map(|(next, start)| next.read(source, start..end.min(start.saturating_add(block))))
             .collect::<Result<Vec<_>, Failure>>()?;
-        progress.advance(bytes(end - start));
+        progress.advance(bytes(start..end));
         if let Some((at, value)) = not_finite.into_iter().flatten().next() {
-            progress.advance(bytes(elements - end));
+            progress.advance(bytes(end..elements));
             return Ok(Sums::NotFinite { at, value });
         }
         let begin = Instant::now();
-        let rows: Vec<_> =
-            batch.par_iter().map_init(Vec::new, |decoded, block| block.sum(values, decoded)).collect();
-        time += begin.elapsed();
+        batch.par_iter_mut().for_each(|block| values.decode(block.start, &mut block.decoded));
+        time = time.saturating_add(begin.elapsed());
+        let rows: Vec<_> = batch.par_iter().map(|block| block.sum(width)).collect();
         rows.iter().flatten().for_each(|row| total.merge(row));
         start = end;
     }
     let speed = values.coded().filter(|_| elements > 0).map(|matrix| {
-        let speed = Speed::of(elements, gpu::stored_bytes(matrix), time.as_secs_f64());
+        let speed = Speed::of(elements as u64, gpu::stored_bytes(matrix), time.as_secs_f64());
         (speed, "cpu")
     });
     Ok(Sums::Stats(total, speed))
@@ -305,23 +304,26 @@ fn sum(values: &Values<'_>, source: &Source<'_>, progress: &Progress) -> Result<
 /// Elements of a source that are compared by one thread.
 #[derive(Default)]
 struct Block {
-    start: u64,
+    start: usize,
     weights: Vec<f32>,
+    decoded: Vec<f32>,
 }
 
 impl Block {
-    /// Reads its elements, up to `end`; the first one that is not finite, if there is one.
-    fn read(&mut self, source: &Source<'_>, end: u64) -> Result<Option<(u64, f32)>, Failure> {
-        source.decode(self.start..end, &mut self.weights)?;
+    /// Reads these elements, and makes room for as many decoded ones; the first one that is not finite, if there is
+    /// one.
+    fn read(&mut self, source: &Source<'_>, elements: Range<usize>) -> Result<Option<(u64, f32)>, Failure> {
+        self.start = elements.start;
+        source.decode(elements.start as u64..elements.end as u64, &mut self.weights)?;
+        self.decoded.clear();
+        self.decoded.resize(self.weights.len(), f32::NAN);
         let at = first_non_finite(&self.weights);
-        Ok(at.and_then(|at| Some((self.start + at as u64, *self.weights.get(at)?))))
+        Ok(at.and_then(|at| Some((elements.start.saturating_add(at) as u64, *self.weights.get(at)?))))
     }
 
-    /// The sums of its rows, decoded into a buffer.
-    fn sum(&self, values: &Values<'_>, decoded: &mut Vec<f32>) -> Vec<ErrorStats> {
-        values.decode(self.start..self.start + self.weights.len() as u64, decoded);
-        let width = values.width();
-        let rows = self.weights.chunks(width).zip(decoded.chunks(width));
+    /// The sums of its rows.
+    fn sum(&self, width: NonZeroUsize) -> Vec<ErrorStats> {
+        let rows = self.weights.chunks(width.get()).zip(self.decoded.chunks(width.get()));
         rows.map(|(weights, decoded)| ErrorStats::of(weights, decoded)).collect()
     }
 }
@@ -329,18 +331,18 @@ impl Block {
 /// The first element of raw bytes that is not the source's, in words.
 fn first_difference(found: &[u8], source: &Source<'_>) -> Result<Option<String>, Failure> {
     let SourceTensor { shape, dtype, .. } = source.tensor;
-    let per_piece = PIECE * 8 / dtype.bits();
+    let per_piece = elements_of(*dtype, PIECE);
     let elements = source.tensor.element_count();
     let mut start = 0;
     while start < elements {
-        let end = elements.min(start + per_piece);
+        let end = elements.min(start.saturating_add(per_piece));
         let theirs = source.elements(start..end)?;
-        let first = usize::try_from(start * dtype.bits() / 8).unwrap_or(usize::MAX);
+        let first = usize::try_from(bytes_of(*dtype, start)).unwrap_or(usize::MAX);
         let ours = found.get(first..).unwrap_or_default();
-        let ours = &ours[..ours.len().min(theirs.len())];
+        let ours = ours.get(..theirs.len()).unwrap_or(ours);
         if *ours != *theirs {
             let byte = ours.iter().zip(theirs.iter()).position(|(a, b)| a != b).unwrap_or(ours.len());
-            let at = position(shape, start + byte as u64 * 8 / dtype.bits());
+            let at = position(shape, start.saturating_add(elements_of(*dtype, byte as u64)));
             let (ours, theirs) = (byte_text(ours, byte, *dtype), byte_text(&theirs, byte, *dtype));
             return Ok(Some(format!("raw bytes differ first at {at}: {ours}, but the source has {theirs}")));
         }
@@ -354,7 +356,7 @@ fn byte_text(bytes: &[u8], byte: usize, dtype: Dtype) -> String {
     if is_float(dtype) {
         let element = byte / element_size(dtype);
         let mut value = Vec::new();
-        decode_elements(dtype, bytes, element..element + 1, &mut value);
+        decode_elements(dtype, bytes, element..element.saturating_add(1), &mut value);
         if let [value] = value[..] {
             return value.to_string();
         }
@@ -364,8 +366,8 @@ fn byte_text(bytes: &[u8], byte: usize, dtype: Dtype) -> String {
 
 /// Decodes a range of elements, at any alignment.
 fn decode_elements(dtype: Dtype, bytes: &[u8], elements: Range<usize>, out: &mut Vec<f32>) {
-    let size = element_size(dtype);
-    let bytes = bytes.get(elements.start * size..elements.end * size).unwrap_or_default();
+    let place = |element: usize| element.saturating_mul(element_size(dtype).get());
+    let bytes = bytes.get(place(elements.start)..place(elements.end)).unwrap_or_default();
     // Only whole elements of the three dtypes come here.
     let decoded = decode_f32(dtype, bytes, out);
     debug_assert_eq!(decoded, Ok(()));
@@ -376,8 +378,19 @@ fn is_float(dtype: Dtype) -> bool {
 }
 
 /// Bytes of an element of whole bytes.
-fn element_size(dtype: Dtype) -> usize {
-    if dtype == Dtype::F32 { 4 } else { 2 }
+fn element_size(dtype: Dtype) -> NonZeroUsize {
+    const TWO: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1);
+    if dtype == Dtype::F32 { TWO.saturating_mul(TWO) } else { TWO }
+}
+
+/// Bytes of so many elements.
+fn bytes_of(dtype: Dtype, elements: u64) -> u64 {
+    elements.saturating_mul(dtype.bits()) / 8
+}
+
+/// Whole elements in so many bytes.
+fn elements_of(dtype: Dtype, bytes: u64) -> u64 {
+    bytes.saturating_mul(8).checked_div(dtype.bits()).unwrap_or(0)
 }
 
 /// The place of an element: `[3, 17]`.
@@ -385,8 +398,9 @@ fn position(shape: &[u64], element: u64) -> String {
     let mut rest = element;
     let mut at: Vec<u64> = Vec::with_capacity(shape.len());
     for &dimension in shape.iter().rev() {
-        at.push(rest % dimension.max(1));
-        rest /= dimension.max(1);
+        let dimension = NonZeroU64::new(dimension).unwrap_or(NonZeroU64::MIN);
+        at.push(rest % dimension);
+        rest /= dimension;
     }
     at.reverse();
     format!("{at:?}")

@@ -126,7 +126,7 @@ fn escape(text: &str) -> String {
     let len = text.chars().count();
     let kept = LONGEST / 2;
     for (at, c) in text.chars().enumerate() {
-        if len > LONGEST && (kept..len - kept).contains(&at) {
+        if len > LONGEST && (kept..len.saturating_sub(kept)).contains(&at) {
             if at == kept {
                 escaped.push('…');
             }
@@ -174,9 +174,9 @@ fn facts(report: &Report) -> String {
     if let (Some(device), Some(speed)) = (&report.device, &total.decode) {
         let [weights, stored] = speed_texts(Some(speed));
         let text = format!(
-            "{weights} Gweights/s, {stored} GB/s of stored bytes, copies to a GPU left out, on {device}"
+            "{weights} Gweights/s, {stored} GB/s of stored bytes read, copies to a GPU left out, on {device}"
         );
-        facts.push((" class=\"wide\"", "Decoded and compared", text));
+        facts.push((" class=\"wide\"", "Decoding", text));
     }
     facts.push((" class=\"wide\"", "Checked", report.findings().join("; ")));
     let mut html = String::new();
@@ -242,7 +242,7 @@ fn quantized(report: &Report) -> impl Iterator<Item = &EncodingReport> {
 /// The class that colours an encoding.
 fn class(report: &Report, encoding: &str) -> &'static str {
     let at = quantized(report).position(|other| other.encoding == encoding);
-    at.map_or("raw", |at| CLASSES[at % CLASSES.len()])
+    at.and_then(|at| CLASSES.iter().cycle().nth(at)).unwrap_or(&"raw")
 }
 
 /// A title of a table, and whether its cells are text.

@@ -1,5 +1,17 @@
 //! `ccq-verify`: checks a `.ccq` model, alone or against what it was made from; times its decoding.
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unwrap_used
+    )
+)]
+
 mod args;
 mod bench;
 mod check;

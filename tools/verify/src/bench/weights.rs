@@ -71,7 +71,8 @@ impl Weights {
         let Planes { code, local_scale, super_scale, cluster } = matrix.planes();
         let all = matrix.rows().max(1);
         let first = |plane: &'_ [u8]| plane.len() / all * rows.min(all);
-        let planes = [code, local_scale, super_scale, cluster].map(|plane| &plane[..first(plane)]);
+        let planes = [code, local_scale, super_scale, cluster];
+        let planes = planes.map(|plane| plane.get(..first(plane)).unwrap_or_default());
         let stored = planes.iter().map(|plane| plane.len()).sum::<usize>();
         let bytes = (stored as u64).max(1);
         let due = cache.saturating_mul(2).div_ceil(bytes).max(1) + 1;
@@ -95,6 +96,7 @@ impl Weights {
     ///
     /// # Panics
     /// Never: the planes were checked when they were copied.
+    #[allow(clippy::expect_used)] // as said
     pub fn set(&self, run: usize) -> Matrix<'_> {
         self.matrix(run % self.sets).expect("the planes of a matrix")
     }
@@ -129,7 +131,7 @@ fn random_bytes(len: usize) -> Vec<u8> {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        chunk.copy_from_slice(&state.to_le_bytes()[..chunk.len()]);
+        chunk.iter_mut().zip(state.to_le_bytes()).for_each(|(byte, random)| *byte = random);
     }
     bytes
 }

@@ -19,7 +19,7 @@ use crate::device::Choice;
 use crate::failure::Failure;
 
 /// Bytes of a source that are looked up at a time, unless a single row has more.
-const PIECE: u64 = 256 << 20;
+const PIECE: usize = 256 << 20;
 
 /// The GPU that compares, until it fails.
 pub struct Gpu {
@@ -42,7 +42,7 @@ impl Gpu {
         self.device.as_ref()
     }
 
-    /// The sums over a tensor, and how fast they came; `None` where the CPU has to find them. A GPU that fails is
+    /// The sums over a tensor, and how fast it was decoded; `None` where the CPU has to find them. A GPU that fails is
     /// given up if it was found and not asked for.
     ///
     /// # Errors
@@ -109,25 +109,26 @@ fn element(tensor: &SourceTensor) -> Option<Element> {
     }
 }
 
-/// The sums over a tensor piece by piece, and the seconds that the kernels took.
+/// The sums over a tensor piece by piece, and the seconds that the kernels took that only decode it.
 fn sum(
     device: &Device,
     matrix: &Matrix<'_>,
     element: Element,
     source: &Source<'_>,
 ) -> Result<(ErrorStats, f64), Stop> {
-    let (rows, width) = (matrix.rows(), matrix.in_features() as u64);
-    let per_piece = usize::try_from(PIECE / (width * element.bytes() as u64)).unwrap_or(rows).clamp(1, rows);
+    let (rows, width) = (matrix.rows(), matrix.in_features());
+    let per_piece = PIECE.checked_div(width.saturating_mul(element.bytes())).unwrap_or(rows).max(1);
     let mut total = ErrorStats::default();
     let mut seconds = 0.0;
     for start in (0..rows).step_by(per_piece) {
         if interrupted() {
             return Err(Failure::Interrupted.into());
         }
-        let end = rows.min(start + per_piece);
-        let weights = weights(source, start as u64 * width..end as u64 * width)?;
+        let piece = start..rows.min(start.saturating_add(per_piece));
+        let first = |row: usize| (row as u64).saturating_mul(width as u64);
+        let weights = weights(source, first(piece.start)..first(piece.end))?;
         let source = ccq_cuda::Source { element, bytes: &weights };
-        let found = device.squared_error(&piece(matrix, start, end)?, source)?;
+        let found = device.squared_error(&some_rows(matrix, piece)?, source)?;
         total.merge(&ErrorStats {
             weights: found.weights,
             squared_error: found.sums.squared_error,
@@ -136,7 +137,7 @@ fn sum(
             dot: found.sums.dot,
             max_abs_error: found.sums.max_abs_error,
         });
-        seconds += found.kernel_milliseconds / 1e3;
+        seconds += found.decode_milliseconds / 1e3;
     }
     Ok((total, seconds))
 }
@@ -152,10 +153,11 @@ fn weights<'a>(source: &Source<'a>, elements: Range<u64>) -> Result<Cow<'a, [u8]
 }
 
 /// Some rows of a matrix, as a matrix.
-fn piece<'a>(matrix: &Matrix<'a>, start: usize, end: usize) -> Result<Matrix<'a>, Error> {
+fn some_rows<'a>(matrix: &Matrix<'a>, rows: Range<usize>) -> Result<Matrix<'a>, Error> {
     let part = |plane: &'a [u8]| {
-        let width = plane.len() / matrix.rows().max(1);
-        plane.get(start * width..end * width).unwrap_or_default()
+        let width = plane.len().checked_div(matrix.rows()).unwrap_or(0);
+        let first = |row: usize| row.saturating_mul(width);
+        plane.get(first(rows.start)..first(rows.end)).unwrap_or_default()
     };
     let Planes { code, local_scale, super_scale, cluster } = matrix.planes();
     let planes = Planes {
@@ -164,7 +166,7 @@ fn piece<'a>(matrix: &Matrix<'a>, start: usize, end: usize) -> Result<Matrix<'a>
         super_scale: part(super_scale),
         cluster: part(cluster),
     };
-    Ok(Matrix::new(*matrix.code(), end - start, matrix.in_features(), planes)?)
+    Ok(Matrix::new(*matrix.code(), rows.len(), matrix.in_features(), planes)?)
 }
 
 /// Bytes of all planes.

@@ -1,5 +1,8 @@
 //! Plots as inline SVG, coloured by the page's style.
 
+// Places on a page, of at most as many bars and points as it has room for.
+#![allow(clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
+
 use std::fmt::Write;
 
 use super::escape;
@@ -116,12 +119,13 @@ fn marks(svg: &mut String, x: f64, y: impl Fn(f64) -> f64, points: &[Point<'_>])
     for class in classes {
         let series: Vec<_> = points.iter().filter(|point| point.class == class).collect();
         let [first, .., last] = &series[..] else {
-            let Point { name, value, .. } = series[0];
-            let (y, name, text) = (y(*value), escape(name), significant(Some(*value)));
-            let _ = writeln!(
-                svg,
-                "<path class=\"{class}\" d=\"M{x:.1} {y:.1}h0\"><title>{name}: {text}</title></path>"
-            );
+            for Point { name, value, .. } in series {
+                let (y, name, text) = (y(*value), escape(name), significant(Some(*value)));
+                let _ = writeln!(
+                    svg,
+                    "<path class=\"{class}\" d=\"M{x:.1} {y:.1}h0\"><title>{name}: {text}</title></path>"
+                );
+            }
             continue;
         };
         let least = series.iter().map(|point| point.value).fold(f64::INFINITY, f64::min);

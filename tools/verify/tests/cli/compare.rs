@@ -154,6 +154,8 @@ fn the_table_shows_the_figures() {
             "cosine",
             "all zero in the source",
             "as the source",
+            "\ndecoding: ",
+            "\nstored bytes read: ",
             "100%",
         ],
     );
