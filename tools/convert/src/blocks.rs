@@ -88,7 +88,8 @@ fn of_tensor(file: usize, item: usize, info: TensorInfo<'_>) -> impl Iterator<It
 
 /// The bytes of a plane that belong to some of its tensor's elements: whole rows, or whole bytes of a raw one.
 fn share(len: u64, range: &Range<u64>, elements: u64) -> u64 {
-    let part = u128::from(len) * u128::from(range.end - range.start) / u128::from(elements.max(1));
+    let bytes = u128::from(len).saturating_mul(u128::from(range.end.saturating_sub(range.start)));
+    let part = bytes.checked_div(elements.into()).unwrap_or(0);
     u64::try_from(part).unwrap_or(u64::MAX)
 }
 
@@ -97,17 +98,22 @@ fn cut(shape: &[u64], dtype: Dtype, encoding: Encoding) -> impl Iterator<Item = 
     let Shape { experts, rows, in_features } = Shape::of(shape);
     let (matrices, matrix, step) = match encoding {
         Encoding::Coded(_) => {
-            (experts, rows.saturating_mul(in_features), (WEIGHTS / in_features.max(1)).max(1) * in_features)
+            let step = WEIGHTS.checked_div(in_features).unwrap_or(1).max(1);
+            (experts, rows.saturating_mul(in_features), step.saturating_mul(in_features))
         }
         // Whole bytes, whatever the width of an element.
-        Encoding::Raw => (1, ccq::format::element_count(shape).unwrap_or(0), BYTES / dtype.bits().max(1) * 8),
+        Encoding::Raw => {
+            let step = BYTES.checked_div(dtype.bits()).unwrap_or(1).saturating_mul(8);
+            (1, ccq::format::element_count(shape).unwrap_or(0), step)
+        }
     };
     let step = step.max(1);
     (0..matrices.max(1)).flat_map(move |at| {
         let start = at.saturating_mul(matrix);
         (0..matrix.div_ceil(step).max(1)).map(move |block| {
             let first = block.saturating_mul(step);
-            start + first.min(matrix)..start + first.saturating_add(step).min(matrix)
+            let at = |element: u64| start.saturating_add(element.min(matrix));
+            at(first)..at(first.saturating_add(step))
         })
     })
 }

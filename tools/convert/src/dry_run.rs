@@ -140,7 +140,7 @@ impl DryRun {
         let Total { tensors, quantized, bpw, quantized_bpw, .. } = self.total;
         writeln!(out)?;
         writeln!(out, "{}: nothing was written", printable(&self.input))?;
-        let raw = count(tensors - quantized);
+        let raw = count(tensors.saturating_sub(quantized));
         writeln!(out, "  tensors  {}: {} quantized, {raw} raw", count(tensors), count(quantized))?;
         if let Some(bpw) = bpw {
             let quantized = quantized_bpw.map_or(String::new(), |bpw| format!(" ({bpw:.2} where quantized)"));

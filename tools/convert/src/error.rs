@@ -466,15 +466,21 @@ impl Position {
     pub fn new(shape: &[u64], mut row: u64, column: u64) -> Self {
         let mut stack = Vec::new();
         if let [leading @ .., rows, _] = shape {
-            let mut matrix = row / rows.max(&1);
-            row %= rows.max(&1);
-            for dimension in leading.iter().rev() {
-                stack.insert(0, matrix % dimension.max(&1));
-                matrix /= dimension.max(&1);
+            let mut matrix;
+            (matrix, row) = divided(row, *rows);
+            for &dimension in leading.iter().rev() {
+                let index;
+                (matrix, index) = divided(matrix, dimension);
+                stack.insert(0, index);
             }
         }
         Self { stack, row, column }
     }
+}
+
+/// Quotient and remainder; nothing is in an empty dimension.
+fn divided(index: u64, dimension: u64) -> (u64, u64) {
+    (index.checked_div(dimension).unwrap_or(0), index.checked_rem(dimension).unwrap_or(0))
 }
 
 impl std::fmt::Display for Position {

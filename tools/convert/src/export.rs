@@ -4,17 +4,6 @@
 //! header is written first: every tensor's length follows from its shape and dtype. Quantized tensors then go by
 //! blocks of rows, so memory stays small however large they are.
 
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::arithmetic_side_effects,
-        clippy::cast_possible_truncation,
-        clippy::expect_used,
-        clippy::indexing_slicing,
-        clippy::unwrap_used
-    )
-)]
-
 pub mod fastdeploy;
 mod turned;
 

@@ -1,16 +1,5 @@
 //! The files of a job under way: unfinished, written block by block, named together in the end.
 
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::arithmetic_side_effects,
-        clippy::cast_possible_truncation,
-        clippy::expect_used,
-        clippy::indexing_slicing,
-        clippy::unwrap_used
-    )
-)]
-
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;

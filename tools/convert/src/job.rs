@@ -188,7 +188,8 @@ impl Job<'_> {
             return Err(Error::Memory { limit, needed: needs.least() });
         };
         let window = (limit / 8).clamp(WINDOW[0], WINDOW[1]).min(WINDOW[0].saturating_add(spare));
-        Ok([window, limit.saturating_sub(needs.fixed).saturating_sub(window) / (KEPT + 1) * KEPT])
+        let blocks = limit.saturating_sub(needs.fixed).saturating_sub(window);
+        Ok([window, (blocks / (KEPT + 1)).saturating_mul(KEPT)])
     }
 
     /// What an earlier run left that can be gone on with.
@@ -241,7 +242,7 @@ impl Job<'_> {
             Some(found) => self.take_over(&found, files, journal, &mut errors, progress)?,
         };
         // More blocks than that would not be faster.
-        let budget = Budget::new(memory, pool.current_num_threads() * 4 + 64);
+        let budget = Budget::new(memory, pool.current_num_threads().saturating_mul(4).saturating_add(64));
         let source = Source {
             model: self.model,
             plan: self.plan,
@@ -278,7 +279,7 @@ impl Job<'_> {
         errors: &mut Errors,
         progress: &Progress,
     ) -> Result<u64, Error> {
-        let mut count = 0;
+        let mut count = 0usize;
         for (block, (done, _)) in blocks(self.files).zip(&found.blocks) {
             output::check_interrupt()?;
             if !files.take_over(&block, self.name(&block), done.crc)? {
@@ -288,7 +289,7 @@ impl Job<'_> {
             }
             errors.add(&block, done.error);
             progress.skip(source_bytes(&block, self.plan));
-            count += 1;
+            count = count.saturating_add(1);
         }
         journal.go_on(found, count).map_err(output::refused)?;
         Ok(count as u64)
@@ -332,8 +333,9 @@ impl Needs {
         let thread = row.unwrap_or(0).saturating_mul(64).saturating_add(PER_THREAD);
         let (mut largest, mut count) = (0, 0u64);
         for block in blocks(files) {
-            largest = cost(&block, plan).iter().sum::<u64>().max(largest);
-            count += 1;
+            let [weights, stored] = cost(&block, plan);
+            largest = weights.saturating_add(stored).max(largest);
+            count = count.saturating_add(1);
         }
         let noted = if common.job.resume { count.saturating_mul(PER_BLOCK) } else { 0 };
         let fixed = plan
@@ -364,7 +366,7 @@ impl Errors {
         let (Some(sum), Some(error)) = (self.0.get_mut(at), error) else { return };
         *sum = Some(match *sum {
             None => error,
-            Some(sum) => sum + error,
+            Some(sum) => sum.and(error),
         });
     }
 }

@@ -11,6 +11,19 @@
 //! A job goes by blocks (blocks) through threads (pipeline) in bounded memory (memory) to files (files), and notes
 //! what is done (journal) for whoever goes on with it (identity: only if it is the same job).
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unwrap_used
+    )
+)]
+
+#[allow(clippy::arithmetic_side_effects, clippy::cast_possible_truncation, clippy::indexing_slicing)]
 mod allocate;
 mod args;
 mod blocks;

@@ -45,7 +45,7 @@ impl Budget {
             if room || state.blocks == 0 {
                 state.taken = state.taken.saturating_add(bytes);
                 state.peak = state.peak.max(state.taken);
-                state.blocks += 1;
+                state.blocks = state.blocks.saturating_add(1);
                 return true;
             }
             state = match self.changed.wait_timeout(state, PATIENCE) {

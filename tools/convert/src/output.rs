@@ -1,17 +1,6 @@
 //! What both directions do around their work: the input that must be there, the output that may not be written
 //! over, warnings, and a sink that Ctrl-C reaches.
 
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::arithmetic_side_effects,
-        clippy::cast_possible_truncation,
-        clippy::expect_used,
-        clippy::indexing_slicing,
-        clippy::unwrap_used
-    )
-)]
-
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};

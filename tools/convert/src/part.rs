@@ -1,16 +1,5 @@
 //! Parts of a model that are converted by processes of their own, and merged in the end.
 
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::arithmetic_side_effects,
-        clippy::cast_possible_truncation,
-        clippy::expect_used,
-        clippy::indexing_slicing,
-        clippy::unwrap_used
-    )
-)]
-
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 

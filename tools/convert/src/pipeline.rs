@@ -146,7 +146,7 @@ fn write_in_order(
             write(&block, &done?)?;
             let [_, stored] = cost(&block, source.plan);
             source.budget.done(stored);
-            due += 1;
+            due = due.saturating_add(1);
         }
     }
     Ok(())
@@ -218,8 +218,8 @@ impl Source<'_> {
             Action::Quantize(search) => self.quantize(block, planned.source, search, vectors),
             Action::Copy(_) => {
                 check_interrupt()?;
-                let in_features = Shape::of(&planned.source.shape).in_features.max(1);
-                let rows = block.elements.start / in_features..block.elements.end / in_features;
+                let shape = Shape::of(&planned.source.shape);
+                let rows = shape.row(block.elements.start)..shape.row(block.elements.end);
                 let rows = self.model.planes(planned.source, rows)?;
                 self.release(block.stored());
                 self.progress.advance(source_bytes(block, self.plan));
@@ -253,17 +253,17 @@ impl Source<'_> {
         let mut weights = Vec::new();
         model.decode_f32(tensor, block.elements.clone(), &mut weights)?;
         self.release(bytes_of(tensor, block.weights()));
-        let Shape { rows, in_features, .. } = Shape::of(&tensor.shape);
-        let first_row = block.elements.start / in_features.max(1);
-        let importance = vectors.map(|vectors| vectors.of(size(first_row / rows.max(1))));
-        let row_bytes = bytes_of(tensor, in_features);
+        let shape = Shape::of(&tensor.shape);
+        let first_row = shape.row(block.elements.start);
+        let importance = vectors.map(|vectors| vectors.of(size(shape.expert(first_row))));
+        let row_bytes = bytes_of(tensor, shape.in_features);
         let advance = |rows: usize| {
             progress.advance((rows as u64).saturating_mul(row_bytes));
             !interrupted() && !budget.stopped()
         };
         let row_of = |row: usize| first_row.saturating_add(row as u64);
         let matrix = search
-            .quantize(&weights, size(in_features), importance, &advance)
+            .quantize(&weights, size(shape.in_features), importance, &advance)
             .map_err(|error| refused(error, model, tensor, row_of))?;
         progress.weights(block.weights());
         let weighted =

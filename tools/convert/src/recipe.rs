@@ -10,17 +10,6 @@
 //!
 //! What is stored in the container is that recipe, written out as TOML (module write).
 
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::arithmetic_side_effects,
-        clippy::cast_possible_truncation,
-        clippy::expect_used,
-        clippy::indexing_slicing,
-        clippy::unwrap_used
-    )
-)]
-
 mod error;
 mod near;
 mod presets;

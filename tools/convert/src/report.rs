@@ -81,10 +81,9 @@ pub struct TensorError {
     pub weighted: Option<(f64, f64)>,
 }
 
-impl std::ops::Add for TensorError {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
+impl TensorError {
+    /// The sums over both.
+    pub fn and(self, other: Self) -> Self {
         let weighted = self.weighted.zip(other.weighted);
         Self {
             squared_error: self.squared_error + other.squared_error,
@@ -197,12 +196,12 @@ impl Report {
             }
         }
         if row.quantized {
-            self.total.quantized += 1;
-            self.quantized_parameters += row.elements;
+            self.total.quantized = self.total.quantized.saturating_add(1);
+            self.quantized_parameters = self.quantized_parameters.saturating_add(row.elements);
             self.quantized_bits += row.bytes as f64 * 8.0;
         }
-        self.total.tensors += 1;
-        self.total.parameters += row.elements;
+        self.total.tensors = self.total.tensors.saturating_add(1);
+        self.total.parameters = self.total.parameters.saturating_add(row.elements);
         self.tensors.push(row);
     }
 
@@ -277,7 +276,7 @@ impl Report {
             0 => String::new(),
             refused => format!(" ({} could not take the encoding)", count(refused as u64)),
         };
-        let raw = count(tensors - quantized);
+        let raw = count(tensors.saturating_sub(quantized));
         writeln!(out, "  tensors  {}: {} quantized, {raw} raw{refused}", count(tensors), count(quantized))?;
         writeln!(out, "  bytes    {} -> {}", bytes(bytes_in), bytes(bytes_out))?;
         if let Some(bpw) = bpw {

@@ -1,16 +1,5 @@
 //! Decoded weights to little-endian bytes of a dtype, rounded to nearest even.
 
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::arithmetic_side_effects,
-        clippy::cast_possible_truncation,
-        clippy::expect_used,
-        clippy::indexing_slicing,
-        clippy::unwrap_used
-    )
-)]
-
 use ccq::format::Dtype;
 use half::{bf16, f16};
 

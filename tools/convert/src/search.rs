@@ -67,6 +67,16 @@ impl Shape {
             [] => Self { experts: 0, rows: 0, in_features: 0 },
         }
     }
+
+    /// Which row of the stack an element is in.
+    pub fn row(&self, element: u64) -> u64 {
+        element.checked_div(self.in_features).unwrap_or(0)
+    }
+
+    /// Which matrix a row of the stack is in.
+    pub fn expert(&self, row: u64) -> u64 {
+        row.checked_div(self.rows).unwrap_or(0)
+    }
 }
 
 /// Opens the importance file and checks it against the model.

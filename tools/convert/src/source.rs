@@ -1,16 +1,5 @@
 //! What depends on how the source holds a tensor: as weights, as codes, or as another format's blocks.
 
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::arithmetic_side_effects,
-        clippy::cast_possible_truncation,
-        clippy::expect_used,
-        clippy::indexing_slicing,
-        clippy::unwrap_used
-    )
-)]
-
 use ccq_import::{Model, Transpose};
 
 use crate::args::Common;

@@ -56,7 +56,7 @@ pub fn files(
     {
         let end = end_of_file(&contents, start, &stored, most, ranges.is_empty()).map_err(failed)?;
         if end == start || ranges.len() == MOST_FILES {
-            let alone = some(&contents, start..start + 1, ranges.is_empty(), None);
+            let alone = some(&contents, start..start.saturating_add(1), ranges.is_empty(), None);
             let needed = Layout::new(alone).map_err(failed)?.index().file_len();
             let tensor = contents.tensors.get(start).map(|tensor| tensor.name.clone()).unwrap_or_default();
             return Err(Error::Split { most, tensor, needed, files: MOST_FILES, too_many: end > start });
@@ -86,8 +86,8 @@ fn end_of_file(
         sum <= most
     });
     // What the payload alone allows; paddings and records take a little more.
-    let (mut low, mut high) = (start, start + payload.count());
-    let mut step = 1;
+    let (mut low, mut high) = (start, start.saturating_add(payload.count()));
+    let mut step = 1usize;
     let fits = |end: usize| -> Result<bool, ccq::Error> {
         let file = some(contents, start..end, first, None);
         Ok(end == start || Layout::new(file)?.index().file_len() <= most)
@@ -97,14 +97,15 @@ fn end_of_file(
         if fits(low)? {
             break;
         }
-        (high, step) = (low, step * 2);
+        (high, step) = (low, step.saturating_mul(2));
     }
     if low < high && fits(high)? {
         return Ok(high);
     }
     // `low` fits, `high` does not.
-    while high - low > 1 {
-        let middle = low + (high - low) / 2;
+    while let middle = low.midpoint(high)
+        && middle > low
+    {
         if fits(middle)? { low = middle } else { high = middle }
     }
     Ok(low)
