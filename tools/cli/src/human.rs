@@ -6,19 +6,19 @@ use unicode_width::UnicodeWidthChar;
 
 /// `512 B`, `3.38 MiB`, `86.7 MiB`: in powers of 1024, with three digits above bytes.
 pub fn bytes(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if bytes < 1024 {
         return format!("{bytes} B");
     }
-    let mut value = bytes as f64 / 1024.0;
-    let mut unit = 0;
-    // 1023.95 would round to 1024.0.
-    while value >= 1023.95 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
+    let (mut value, mut unit) = (bytes as f64 / 1024.0, "KiB");
+    for larger in ["MiB", "GiB", "TiB", "PiB", "EiB"] {
+        // 1023.95 would round to 1024.0.
+        if value < 1023.95 {
+            break;
+        }
+        (value, unit) = (value / 1024.0, larger);
     }
     let decimals = if value < 9.995 { 2 } else { 1 };
-    format!("{value:.decimals$} {}", UNITS[unit])
+    format!("{value:.decimals$} {unit}")
 }
 
 /// Reads a size: `4096`, `512 MiB`, `50GB`, `1.5T`; a letter alone is a power of 1024.
@@ -31,7 +31,10 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let (number, unit) = text.split_at(split);
     let unit = unit.to_ascii_uppercase();
     let mut letters = unit.strip_suffix('B').unwrap_or(&unit).chars();
-    let power = letters.next().map_or(Some(0), |letter| "KMGTP".find(letter).map(|at| at as i32 + 1));
+    let power = match letters.next() {
+        None => Some(0),
+        Some(letter) => "KMGTP".chars().zip(1..).find(|power| power.0 == letter).map(|power| power.1),
+    };
     let base: f64 = match letters.as_str() {
         "I" => 1024.0,
         "" if unit.ends_with('B') => 1000.0,
@@ -41,6 +44,7 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let bytes = number.trim().parse::<f64>().ok().zip(power).map(|(number, power)| number * base.powi(power));
     match bytes {
         // Exact as f64, and far more than any disk holds.
+        #[allow(clippy::cast_possible_truncation)] // to whole bytes
         Some(bytes) if (1.0..2f64.powi(60)).contains(&bytes) => Ok(bytes as u64),
         _ => Err(EXPECTED.into()),
     }
@@ -49,12 +53,12 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
 /// `22,713,216`
 pub fn count(count: u64) -> String {
     let digits = count.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+    let mut text = String::new();
+    for (after, digit) in (0..digits.len()).rev().zip(digits.chars()) {
+        text.push(digit);
+        if after > 0 && after.is_multiple_of(3) {
             text.push(',');
         }
-        text.push(digit);
     }
     text
 }
@@ -62,6 +66,7 @@ pub fn count(count: u64) -> String {
 /// `85 ms`, `1.2 s`, `2 min 03 s`, `1 h 05 min`
 pub fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
+    #[allow(clippy::cast_possible_truncation)] // rounded, and a cast of a float saturates
     let whole = seconds.round() as u64;
     if seconds < 0.9995 {
         format!("{:.0} ms", seconds * 1000.0)
@@ -105,9 +110,9 @@ pub fn shorten(text: &str, room: usize) -> String {
     }
     let Some(kept) = room.checked_sub(1) else { return String::new() };
     let head = fitting(text.chars(), kept / 2);
-    let tail = fitting(text.chars().rev(), kept - kept / 2);
+    let tail = fitting(text.chars().rev(), kept.div_ceil(2));
     let start: String = text.chars().take(head).collect();
-    let skip = text.chars().count() - tail;
+    let skip = text.chars().count().saturating_sub(tail);
     let end: String = text.chars().skip(skip).collect();
     format!("{start}…{end}")
 }
@@ -115,8 +120,8 @@ pub fn shorten(text: &str, room: usize) -> String {
 /// How many of the characters fit into `room` columns.
 fn fitting(chars: impl Iterator<Item = char>, room: usize) -> usize {
     chars
-        .scan(0, |used, c| {
-            *used += char_width(c);
+        .scan(0usize, |used, c| {
+            *used = used.saturating_add(char_width(c));
             Some(*used)
         })
         .take_while(|&used| used <= room)

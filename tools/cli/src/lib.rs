@@ -3,6 +3,18 @@
 //! Only [`Progress`] prints, and only to standard error; everything else goes through a writer of the
 //! caller's.
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unwrap_used
+    )
+)]
+
 mod exit;
 mod human;
 mod interrupt;

@@ -103,7 +103,9 @@ impl Progress {
                 rate.weights = rate.weights.saturating_add(count);
                 bar.set_prefix(rate.speed(Instant::now()));
             }),
-            Kind::Lines(lines) => with(lines, |lines| lines.rate.weights += count),
+            Kind::Lines(lines) => {
+                with(lines, |lines| lines.rate.weights = lines.rate.weights.saturating_add(count));
+            }
         }
     }
 

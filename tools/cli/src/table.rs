@@ -103,14 +103,15 @@ impl Table {
                 widths.iter_mut().zip(cells).for_each(|(widest, cell)| *widest = width(cell).max(*widest));
             }
         }
-        let total = |widths: &[usize]| widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1);
-        let mut excess = total(&widths).saturating_sub(room);
+        let gaps = widths.len().saturating_sub(1).saturating_mul(GAP);
+        let total = widths.iter().fold(gaps, |total, &width| total.saturating_add(width));
+        let mut excess = total.saturating_sub(room);
         for (column, width_now) in self.columns.iter().zip(&mut widths) {
             let least = LEAST.max(width(&column.title));
-            if column.shortens && *width_now > least {
-                let taken = excess.min(*width_now - least);
-                *width_now -= taken;
-                excess -= taken;
+            if column.shortens {
+                let taken = excess.min(width_now.saturating_sub(least));
+                *width_now = width_now.saturating_sub(taken);
+                excess = excess.saturating_sub(taken);
             }
         }
         (excess == 0).then_some(widths)
@@ -133,19 +134,18 @@ impl Table {
 
     fn write_cells(&self, out: &mut impl Write, cells: &[String], widths: &[usize]) -> io::Result<()> {
         let mut line = String::new();
-        let mut due = 0;
+        let mut due = 0usize;
         for ((column, cell), &room) in self.columns.iter().zip(cells).zip(widths) {
             let cell = shorten(cell, room);
-            let padding = room - width(&cell);
-            if column.right {
-                due += padding;
-            }
+            let padding = room.saturating_sub(width(&cell));
+            let (before, after) = if column.right { (padding, 0) } else { (0, padding) };
+            due = due.saturating_add(before);
             if !cell.is_empty() {
                 // Spaces are written only before text, so that no line ends in them.
                 line.push_str(&" ".repeat(std::mem::take(&mut due)));
                 line.push_str(&cell);
             }
-            due += GAP + if column.right { 0 } else { padding };
+            due = due.saturating_add(after).saturating_add(GAP);
         }
         writeln!(out, "{line}")
     }
@@ -171,25 +171,25 @@ impl Table {
 /// Writes indented text, broken at spaces; a word wider than the line loses its middle.
 fn write_wrapped(out: &mut impl Write, text: &str, room: usize) -> io::Result<()> {
     let indent = INDENT.min(room / 4);
-    let mut lines = vec![String::new()];
+    let (mut lines, mut line) = (Vec::new(), String::new());
+    let more = indent.saturating_mul(2);
     let mut room_now = room.saturating_sub(indent).max(1);
     for word in text.split(' ') {
         let word = shorten(word, room_now);
-        let last = lines.len() - 1;
-        let line = &mut lines[last];
         if line.is_empty() {
             line.push_str(&word);
-        } else if width(line) + 1 + width(&word) <= room_now {
+        } else if width(&line).saturating_add(width(&word)) < room_now {
             line.push(' ');
             line.push_str(&word);
         } else {
             // Further lines are indented once more.
-            room_now = room.saturating_sub(2 * indent).max(1);
-            lines.push(shorten(&word, room_now));
+            room_now = room.saturating_sub(more).max(1);
+            lines.push(std::mem::replace(&mut line, shorten(&word, room_now)));
         }
     }
+    lines.push(line);
     for (at, line) in lines.iter().enumerate() {
-        let indent = if at == 0 { indent } else { 2 * indent };
+        let indent = if at == 0 { indent } else { more };
         writeln!(out, "{:indent$}{line}", "")?;
     }
     Ok(())
