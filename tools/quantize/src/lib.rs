@@ -60,6 +60,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+// Not those of arithmetic and indexing: the inner loops live by both, on shapes that `quantize_with` has checked.
+#![cfg_attr(not(test), deny(clippy::expect_used, clippy::panic, clippy::unwrap_used))]
+
 mod allocation;
 mod compress;
 mod gaussian;
