@@ -6,8 +6,8 @@
     python3 benches/gpu.py --check                   is docs/gpu.md what benches/gpu.json says? Needs no GPU
 
 Builds with cargo; runs every test of the kernels on the card (CCQ_REQUIRE_GPU=1), and under compute-sanitizer where
-that is found; runs `ccq-verify bench`; times torch's bf16 product and a small Triton kernel for 2-bit weights where
-this Python, or `--python`, has torch and triton. Standard library only; 3 is returned where there is no GPU.
+that is found; runs `ccq-verify bench`; times torch's bf16 product and Triton kernels for WINT2, on the planes of
+ccq-2.06, where this Python, or `--python`, has torch and triton. Standard library only; 3 is returned where there is no GPU.
 """
 
 import argparse

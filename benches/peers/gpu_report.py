@@ -50,7 +50,7 @@ def _figures(results: Results) -> str:
     peers = (results["peers"] or {}).get("results", [])
     lines = [
         "| encoding | shape | operation | us | GB/s stored | share of a copy "
-        "| cuBLAS bf16 us | torch bf16 us | Triton 2-bit us |",
+        "| cuBLAS bf16 us | torch bf16 us | Triton WINT2 us, q8 and f32 |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
@@ -58,7 +58,10 @@ def _figures(results: Results) -> str:
         operation = f"gemv, M = {tokens}" if tokens else f"{row['operation']} to {row['element']}"
         cells = [row["encoding"], shape, operation, _us(row["median_seconds"])]
         cells += [f"{row['stored_bytes_per_second'] / 1e9:.0f}", f"{row['copy_share']:.0%}", _us(row["cublas_seconds"])]
-        cells += [_us(_peer(peers, name, shape, tokens)) for name in ("torch bf16", "triton 2-bit")]
+        cells.append(_us(_peer(peers, "torch bf16", shape, tokens)))
+        # The same bytes, but for the parameters of f32.
+        packed = ("triton WINT2 q8", "triton WINT2 f32") if row["encoding"] == "ccq-2.06" else ()
+        cells.append(" ".join(_us(_peer(peers, name, shape, tokens)) for name in packed).strip())
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) if rows else ""
 

@@ -1,11 +1,11 @@
-"""Torch's bf16 product, and a Triton kernel for 2-bit weights, on the GPU: one JSON object.
+"""Torch's bf16 product, and Triton kernels for WINT2, on the GPU: one JSON object.
 
     python3 -m peers.torch_gpu 8192x8192 ...
 
-The Triton kernel is what a straightforward one looks like, not the best there could be: 2-bit integers, a bf16
-scale for each 64 weights, one token; a program multiplies a block of rows, and decodes to f32 before it adds up.
-Each is timed by events on copies of the weights that take turns, together larger than the card's cache. An event
-takes about two microseconds more than a kernel in a graph.
+The Triton kernels (`peers/wint2.py`) get planes as a container has them, of ccq-2.06 in groups of 64: with parameters
+in q8, which our quantizer writes, and in f32, which is FastDeploy's WINT2. Their products are compared with those
+of the reference decoder's weights before they are timed. Everything is timed as `ccq-verify bench` does it: copies of
+the weights, together larger than the card's cache, take turns in a CUDA graph, whose median time is shared out.
 """
 
 import json
@@ -17,43 +17,36 @@ import torch
 
 try:
     import triton
-    import triton.language as tl
+
+    from . import wint2
 except ImportError:
     triton = None
 
 TOKENS = (1, 4, 16)
-RUNS = 200
-GROUP = 64
-
-if triton is not None:
-
-    @triton.jit
-    def two_bit(words, scales, x, y, columns, ROWS: tl.constexpr, WIDTH: tl.constexpr):
-        """y = W x. A byte holds weights 4 i to 4 i + 3, lowest bits first, each less 2."""
-        rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-        total = tl.zeros((ROWS,), tl.float32)
-        for begin in range(0, columns, WIDTH):
-            places = begin + tl.arange(0, WIDTH)
-            packed = tl.load(words + rows[:, None] * (columns // 4) + places[None, :] // 4)
-            states = ((packed >> (places[None, :] % 4 * 2)) & 3).to(tl.float32) - 2.0
-            scale = tl.load(scales + rows[:, None] * (columns // 64) + places[None, :] // 64).to(tl.float32)
-            total += tl.sum(states * scale * tl.load(x + places)[None, :].to(tl.float32), axis=1)
-        tl.store(y + rows, total)
+RUNS = 50
+CHECKED_ROWS = 8
+# Errors over the sum of abs(w x): sums in f32; weights rounded to bf16.
+MOST_ERROR = {1: 1e-5, 4: 2**-8, 16: 2**-8}
 
 
 def time_in_turn(run: Callable[[int], Any], copies: int) -> float:
     """Median seconds of a run, of copies that take turns."""
-    for i in range(10):
-        run(i % copies)
+    for i in range(copies):
+        run(i)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for i in range(copies):
+            run(i)
     times = []
-    for i in range(RUNS):
+    for _ in range(RUNS):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
-        run(i % copies)
+        graph.replay()
         end.record()
         torch.cuda.synchronize()
         times.append(begin.elapsed_time(end) * 1e-3)
-    return median(times)
+    return median(times) / copies
 
 
 def copies_of(size: int) -> int:
@@ -72,23 +65,22 @@ def dense(rows: int, columns: int) -> list[dict[str, Any]]:
     return results
 
 
-def packed(rows: int, columns: int) -> dict[str, Any]:
+def packed(kind: str, rows: int, columns: int) -> list[dict[str, Any]]:
+    """Products with WINT2 weights, whose clusters are of this kind."""
     copies = copies_of(rows * columns // 4)
-    words = torch.randint(0, 256, (copies, rows, columns // 4), device="cuda", dtype=torch.uint8)
-    scales = torch.rand(copies, rows, columns // GROUP, device="cuda").to(torch.bfloat16)
-    x = torch.randn(columns, device="cuda", dtype=torch.bfloat16)
-    y = torch.empty(rows, device="cuda", dtype=torch.float32)
-
-    def run(i: int) -> None:
-        two_bit[(rows // 16,)](words[i], scales[i], x, y, columns, ROWS=16, WIDTH=256, num_warps=4)
-
-    run(0)
-    places = torch.arange(4, device="cuda", dtype=torch.uint8) * 2
-    states = (words[0][:, :, None] >> places & 3).reshape(rows, columns).to(torch.float32) - 2.0
-    expected = (states * scales[0].float().repeat_interleave(GROUP, 1)) @ x.float()
-    if not torch.allclose(y, expected, rtol=1e-3, atol=1e-2 * columns**0.5):
-        sys.exit("torch_gpu.py: the Triton kernel's product is wrong")
-    return {"name": "triton 2-bit", "tokens": 1, "median_seconds": time_in_turn(run, copies)}
+    weights = [wint2.any_planes(kind, rows, columns, "cuda") for _ in range(copies)]
+    results = []
+    for tokens in TOKENS:
+        x = torch.randn(tokens, columns, device="cuda", dtype=torch.bfloat16)
+        inputs = wint2.permuted(x, weights[0].groups)
+        y = torch.empty(tokens, rows, device="cuda", dtype=torch.float32)
+        wint2.multiply(weights[0], inputs, y)
+        error = wint2.largest_error(weights[0], x, y, range(0, rows, -(-rows // CHECKED_ROWS)))
+        if not error <= MOST_ERROR[tokens]:
+            sys.exit(f"torch_gpu.py: the Triton kernel's products, {kind}, M = {tokens}, are {error} off")
+        seconds = time_in_turn(lambda i: wint2.multiply(weights[i], inputs, y), copies)
+        results.append({"name": f"triton WINT2 {kind}", "tokens": tokens, "median_seconds": seconds, "error": error})
+    return results
 
 
 def main() -> None:
@@ -96,7 +88,9 @@ def main() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     for shape in sys.argv[1:]:
         rows, columns = (int(part) for part in shape.split("x"))
-        found = dense(rows, columns) + ([packed(rows, columns)] if triton is not None else [])
+        found = dense(rows, columns)
+        if triton is not None:
+            found += [row for kind in wint2.CLUSTERS for row in packed(kind, rows, columns)]
         results += [{**row, "shape": shape} for row in found]
     versions = {"torch": torch.__version__, **({"triton": triton.__version__} if triton is not None else {})}
     print(json.dumps({"versions": versions, "results": results}))
