@@ -18,8 +18,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOOL = ROOT / "target/release/ccq-convert"
 LAYER = ROOT / "testdata/all-minilm-l6-v2-layer0.safetensors"
 EMBEDDINGS = ["--quantize", "*word_embeddings*", "--quantize", "*position_embeddings*"]
-UNIFORM = [(name, size) for name in ("ccq-2.06", "ccq-2.5", "ccq-2.75", "wint4", "wint8") for size in ("32", "64", "128")]
-UNIFORM += [("wint4", "channel"), ("wint8", "channel")]
+UNIFORM = [(name, size) for name in ("int2", "ccq-2.06", "ccq-2.5", "ccq-2.75", "wint4", "wint8") for size in ("32", "64", "128")]
+UNIFORM += [(name, "channel") for name in ("int2", "wint4", "wint8")]
 
 
 def convert(tool, model, args):

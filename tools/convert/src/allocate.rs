@@ -9,9 +9,20 @@
 //! Free are the tensors whose encoding the recipe leaves open: projections that no rule names, and rules with
 //! `encoding = "auto"`. docs/allocation.md says what the sum means.
 
-mod measure;
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::unwrap_used
+    )
+)]
 
-use std::collections::{BTreeMap, HashSet};
+mod measure;
+mod solve;
+
 use std::fmt;
 use std::io::{self, Write};
 
@@ -21,16 +32,15 @@ use ccq_cli::bytes as human;
 use ccq_import::{Importance, Model, SourceTensor};
 use ccq_quantize::Choice;
 use serde::Serialize;
+use solve::Solver;
 
 use crate::args::Common;
 use crate::error::Error;
 use crate::plan::file_len;
 use crate::policy::{Reason, refusal};
-use crate::recipe::{Facts, How, Names, Place, Recipe, Roles, Rule, Selector};
-use crate::search::Search;
+use crate::recipe::{Facts, How, Recipe};
+use crate::search::{Search, Shape};
 
-/// Corrections of the budget by what the file's layout adds; two or three are enough as a rule.
-const ROUNDS: usize = 16;
 /// A file may be so much smaller than asked, as a part of what was asked.
 const TOLERANCE: f64 = 0.01;
 
@@ -55,6 +65,7 @@ pub enum Budget {
 impl Budget {
     fn bytes(self, parameters: u64) -> u64 {
         match self {
+            #[allow(clippy::cast_possible_truncation)] // no file has 2^64 bytes
             Self::Bpw(bits) => (bits * parameters as f64 / 8.0) as u64,
             Self::Size(bytes) => bytes,
         }
@@ -146,22 +157,20 @@ pub fn allocate(
     // Whether it can be done at all shows before anything is measured.
     Solver { model, recipe, target, free: &free, common, parameters, budget }.smallest()?;
     measure::measure(model, &mut free, importance)?;
-    let solved = Solver { model, recipe, target, free: &free, common, parameters, budget }.solve()?;
+    let solver = Solver { model, recipe, target, free: &free, common, parameters, budget };
+    let solved = solver.solve()?;
     let outcome = Outcome {
         tensors: free.len(),
         target_bytes: budget,
         bytes: solved.bytes,
-        error: mean_error(&free, &solved.choices),
+        error: mean_error(&free, |at, _| solved.choices.get(at).copied()),
         uniform: uniform(model, recipe, target, &free, common)?,
     };
-    let mut warnings = Vec::new();
-    if (solved.bytes as f64) < budget as f64 * (1.0 - TOLERANCE) {
-        let missing = 100.0 - 100.0 * solved.bytes as f64 / budget as f64;
-        warnings.push(format!(
-            "the file is {missing:.1} % smaller than {} allows: no choice of these candidates has less error",
-            target.budget
-        ));
-    }
+    let warnings = if (solved.bytes as f64) < budget as f64 * (1.0 - TOLERANCE) {
+        vec![solver.too_small(&solved)?]
+    } else {
+        Vec::new()
+    };
     Ok((solved.recipe, outcome, warnings))
 }
 
@@ -195,130 +204,24 @@ fn bytes(tensor: &SourceTensor, encoding: Encoding) -> u64 {
     const RECORD: u64 = 40;
     let plane = |len: u64| {
         let align = if len >= 1 << 20 { 4096 } else { 256 };
-        if len == 0 { 0 } else { len.next_multiple_of(align) + RECORD + 4 * len.div_ceil(1 << 26) }
+        let padded = len.div_ceil(align).saturating_mul(align);
+        let checksums = len.div_ceil(1 << 26).saturating_mul(4);
+        if len == 0 { 0 } else { padded.saturating_add(RECORD).saturating_add(checksums) }
     };
     let Encoding::Coded(code) = encoding else { return plane(tensor.byte_len()) };
-    let in_features = tensor.shape.last().copied().unwrap_or(0);
-    let rows = tensor.element_count() / in_features.max(1);
-    code.plane_sizes(rows, in_features).map_or(u64::MAX >> 16, |sizes| {
+    let Shape { experts, rows, in_features } = Shape::of(&tensor.shape);
+    code.plane_sizes(experts.saturating_mul(rows), in_features).map_or(u64::MAX >> 16, |sizes| {
         [sizes.code, sizes.local_scale, sizes.super_scale, sizes.cluster].map(plane).iter().sum()
     })
 }
 
-fn mean_error(free: &[Free<'_>], choices: &[usize]) -> f64 {
-    let error: f64 = free.iter().zip(choices).map(|(free, &choice)| free.choices[choice].error).sum();
+/// The weighted mean of the relative errors, where each free tensor takes the option that `chosen` names; a tensor
+/// for which there is none stays raw, without error.
+fn mean_error<'a>(free: &'a [Free<'a>], chosen: impl Fn(usize, &'a Free<'a>) -> Option<usize>) -> f64 {
+    let choice = |(at, free)| chosen(at, free).and_then(|option| free.choices.get(option));
+    let error: f64 = free.iter().enumerate().filter_map(choice).map(|choice| choice.error).sum();
     let weight: f64 = free.iter().map(|free| free.weight).sum();
     if weight > 0.0 { error / weight } else { 0.0 }
-}
-
-/// A choice and the file it leads to.
-struct Solved {
-    choices: Vec<usize>,
-    recipe: Recipe,
-    bytes: u64,
-}
-
-struct Solver<'a> {
-    model: &'a Model,
-    recipe: &'a Recipe,
-    target: &'a Target,
-    free: &'a [Free<'a>],
-    common: &'a Common,
-    parameters: u64,
-    budget: u64,
-}
-
-impl Solver<'_> {
-    /// The smallest file there is.
-    fn smallest(&self) -> Result<Solved, Error> {
-        let smallest = self.lay_out(self.free.iter().map(|free| smallest(&free.choices)).collect())?;
-        if smallest.bytes <= self.budget { Ok(smallest) } else { Err(self.out_of_reach(smallest.bytes)) }
-    }
-
-    /// The best choice whose file fits.
-    fn solve(&self) -> Result<Solved, Error> {
-        let smallest = self.smallest()?;
-        let items: Vec<_> = self.free.iter().map(|free| free.choices.clone()).collect();
-        let sum = |choices: &[usize]| -> u64 {
-            items.iter().zip(choices).map(|(options, &choice)| options[choice].bytes).sum()
-        };
-        // What the free tensors may take: the file without them is as large as here, nearly.
-        let mut allowance = (self.budget + sum(&smallest.choices)).saturating_sub(smallest.bytes);
-        let mut ceiling = u64::MAX;
-        let mut best: Option<(u64, f64, Solved)> = None;
-        for _ in 0..ROUNDS {
-            // Options there are, and measured errors are finite: no smaller choice is all that can be missing.
-            let Ok(found) = ccq_quantize::allocate(&items, allowance) else { break };
-            let solved = self.lay_out(found.choices)?;
-            let fits = solved.bytes <= self.budget;
-            allowance = (found.bytes + self.budget).saturating_sub(solved.bytes);
-            if !fits {
-                ceiling = ceiling.min(found.bytes.saturating_sub(1));
-            } else if best.as_ref().is_none_or(|best| found.error < best.1) {
-                best = Some((found.bytes, found.error, solved));
-            }
-            allowance = allowance.min(ceiling);
-            if best.as_ref().is_some_and(|best| allowance <= best.0) {
-                break;
-            }
-        }
-        Ok(best.map_or(smallest, |best| best.2))
-    }
-
-    fn out_of_reach(&self, least: u64) -> Error {
-        let free: HashSet<_> = self.free.iter().map(|free| free.tensor.name.as_str()).collect();
-        let fixed = self.model.tensors().iter().filter(|tensor| !free.contains(tensor.name.as_str()));
-        let fixed: u64 = fixed.map(|tensor| bytes(tensor, self.recipe.decide(tensor).encoding())).sum();
-        Error::Budget {
-            input: self.common.input.clone(),
-            target: self.target.budget.to_string(),
-            budget: self.budget,
-            least,
-            least_bpw: least as f64 * 8.0 / self.parameters.max(1) as f64,
-            fixed,
-        }
-    }
-
-    fn lay_out(&self, choices: Vec<usize>) -> Result<Solved, Error> {
-        let recipe = self.settled(&choices);
-        let bytes = file_len(self.model, &recipe, self.common)?;
-        Ok(Solved { choices, recipe, bytes })
-    }
-
-    /// The recipe with the choices in place of what was open.
-    fn settled(&self, choices: &[usize]) -> Recipe {
-        let chosen = || self.free.iter().zip(choices).map(|(free, &choice)| (free, free.options[choice]));
-        let mut kinds: Vec<(How, usize)> = Vec::new();
-        for (_, how) in chosen() {
-            match kinds.iter_mut().find(|kind| kind.0 == how) {
-                Some(kind) => kind.1 += 1,
-                None => kinds.push((how, 1)),
-            }
-        }
-        // The most frequent one needs no names; of equally frequent ones the first.
-        let default = kinds.iter().rev().max_by_key(|kind| kind.1).map_or(How::Raw, |kind| kind.0);
-        let mut lists: BTreeMap<usize, Vec<String>> = BTreeMap::new();
-        for (free, how) in chosen().filter(|(free, how)| !(free.by_default && *how == default)) {
-            let kind = kinds.iter().position(|kind| kind.0 == how).unwrap_or(0);
-            lists.entry(kind).or_default().push(free.tensor.name.clone());
-        }
-        let option = self.target.budget.to_string();
-        let named = lists.into_iter().map(|(kind, names)| Rule {
-            selector: Selector { names: Some(Names::new(names)), roles: Roles::Any, ..Selector::default() },
-            how: kinds[kind].0,
-            optional: false,
-            place: Place { source: option.clone(), ..Place::default() },
-            label: format!("chosen for {option}").into(),
-        });
-        let given = self.recipe.rules.iter().filter(|rule| !matches!(rule.how, How::Choose { .. }));
-        Recipe { rules: named.chain(given.cloned()).collect(), default }
-    }
-}
-
-/// The option with the fewest bytes; of equal ones that with the least error.
-fn smallest(options: &[Choice]) -> usize {
-    let key = |&choice: &usize| (options[choice].bytes, options[choice].error.to_bits());
-    (0..options.len()).min_by_key(key).unwrap_or(0)
 }
 
 /// Every candidate for all free tensors.
@@ -331,12 +234,6 @@ fn uniform(
 ) -> Result<Vec<Uniform>, Error> {
     let uniform = |code: &Code| {
         let is_it = |how: &How| matches!(how, How::Quantize(search) if search.code == *code);
-        // Who cannot take it stays raw, without error.
-        let error: f64 = free
-            .iter()
-            .filter_map(|free| free.options.iter().position(is_it).map(|at| free.choices[at].error))
-            .sum();
-        let weight: f64 = free.iter().map(|free| free.weight).sum();
         let mut all = recipe.clone();
         for how in all.rules.iter_mut().map(|rule| &mut rule.how).chain([&mut all.default]) {
             if let How::Choose { quality, method } = *how {
@@ -344,11 +241,11 @@ fn uniform(
             }
         }
         let bytes = file_len(model, &all, common)?;
-        Ok(Uniform {
-            encoding: code.to_string(),
-            bytes,
-            error: if weight > 0.0 { error / weight } else { 0.0 },
-        })
+        let error = mean_error(free, |_, free| free.options.iter().position(is_it));
+        Ok(Uniform { encoding: code.to_string(), bytes, error })
     };
     target.candidates.iter().flatten().map(uniform).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,19 +19,27 @@ use crate::source::Reading;
 const RAW: &str = "raw";
 /// The one format to write besides safetensors.
 const FASTDEPLOY: &str = "fastdeploy";
-/// What a budget may be spent on, where nothing else is said. Smaller groups are often the cheapest step, and
+/// What a budget may be spent on, where nothing else is said: all that was the best for some matrix of a real model.
 /// `ccq-2.5` stores its local scales in spare bits, so that groups of 32 take no more than groups of 64.
-const CANDIDATES: [&str; 11] = [
+const CANDIDATES: [&str; 19] = [
+    "int2:channel",
+    "int2:128",
+    "int2",
+    "int2:32",
     "ccq-2.06:128",
     "ccq-2.06",
     "ccq-2.06:32",
     "ccq-2.5:32",
     "ccq-2.75",
     "ccq-2.75:32",
+    "wint4:channel",
+    "wint4:128",
     "wint4",
     "wint4:32",
     "wint8",
+    "wint8:128",
     "wint8:64",
+    "wint8:32",
     RAW,
 ];
 /// The first argument that asks for parts to be joined.
@@ -281,7 +289,7 @@ pub fn parse() -> Result<(Common, Task), clap::Error> {
     parse_from(std::env::args_os())
 }
 
-fn parse_from<T: Into<std::ffi::OsString> + Clone>(
+pub fn parse_from<T: Into<std::ffi::OsString> + Clone>(
     args: impl IntoIterator<Item = T>,
 ) -> Result<(Common, Task), clap::Error> {
     let args: Vec<std::ffi::OsString> = args.into_iter().map(Into::into).collect();

@@ -260,6 +260,14 @@ fn a_budget_is_kept_and_beats_every_uniform_encoding() {
         with(Path::new(LAYER0), &args).ok();
         assert_eq!(fs::read(&out).unwrap(), fs::read(&again).unwrap(), "{bits}");
     }
+    // Too little for one matrix more in eight bits: what is left stays unused, and the next size is named.
+    let report = convert(&["--target-bpw", "4.6"]);
+    let warning = report["warnings"][0].as_str().unwrap();
+    let (_, named) = warning.split_once("no choice of these candidates has less error below ").unwrap();
+    let bytes = named.split(' ').next().unwrap();
+    let next = convert(&["--target-size", bytes]);
+    assert_eq!(next["total"]["bytes_out"].to_string(), bytes);
+    assert!(error(&next) < error(&report) && next["warnings"].as_array().unwrap().is_empty(), "{warning}");
     let best = ["--target-size", "600KiB", "--quality", "best", "--candidates", "ccq-2.5,ccq-2.75,wint4"];
     let best = |threads| convert(&[&best[..], &["--threads", threads]].concat());
     let report = best("1");

@@ -1,25 +1,31 @@
 //! Bit allocation: one option for every item, with the least sum of errors within a budget of bytes.
 //!
-//! This is the multiple-choice knapsack problem. Two steps, neither of which knows what the items are:
+//! This is the multiple-choice knapsack problem. Three steps, none of which knows what the items are:
 //!
 //! ```text
-//! greedy: every item at its smallest option
-//!         raise items along the lower convex hulls of their (bytes, error), the steepest step first,
-//!         until a step does not fit: the best there is but for what that one step could not use
-//! core:   of the items whose next or last step is nearest to that slope, all combinations of options,
-//!         smallest error for every number of bytes, the other items staying as they are
+//! greedy   every item at its smallest option
+//!          raise items along the lower convex hulls of their (bytes, error), the steepest step first,
+//!          until a step does not fit; the slope of that step is the price of a byte
+//! reduce   at that price an option costs its error and its bytes. No choice costs less than the cheapest options of
+//!          all items, so what an option costs more than its item's cheapest bounds what it can lead to:
+//!          most items are left with the one option they have
+//! combine  of the items with more than one, all combinations, smallest error for every number of bytes, without
+//!          those whose options together cost too much
 //! ```
 //!
-//! With at most [`CORE`] items the core is everything, and the result exact as long as there are no more than
-//! [`STATES`] combinations worth keeping; beyond that the nearest in size are thinned out. The result depends on
-//! the arguments alone.
+//! The last two come again with the better choice they found, which leaves fewer options. The result is the best there
+//! is, and says so ([`Allocation::exact`]), unless more than [`CORE`] items stay open or more than [`STATES`]
+//! combinations do; then only the items nearest to a change are combined, or of combinations of nearly one size only
+//! the last is kept. The result depends on the arguments alone.
 
 use std::cmp::Ordering;
 
-/// Items whose options are all combined.
+/// Items whose options are combined.
 const CORE: usize = 64;
-/// Combinations kept from item to item.
-const STATES: usize = 1 << 14;
+/// Combinations kept from item to item, pass by pass: a good choice, quickly found, spares the next pass most of them.
+const STATES: [usize; 3] = [1 << 6, 1 << 10, 1 << 14];
+/// What sums of many numbers may be wrong by, as a part of them.
+const ROUNDING: f64 = 1e-12;
 
 /// One way to store an item.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -39,6 +45,8 @@ pub struct Allocation {
     pub bytes: u64,
     /// Error of all of them.
     pub error: f64,
+    /// Whether it is certain that nothing else within the budget has less error.
+    pub exact: bool,
 }
 
 /// Why there is no allocation.
@@ -87,10 +95,25 @@ pub fn allocate(items: &[Vec<Choice>], budget: u64) -> Result<Allocation, Alloca
     if least > budget {
         return Err(AllocationError::Budget { least, budget });
     }
-    let (greedy, core) = greedy(items, &worthwhile, budget, least);
-    let greedy = Allocation::of(items, greedy);
-    let refined = Allocation::of(items, combine(items, &worthwhile, &greedy, &core, budget));
-    Ok(if refined.error <= greedy.error { refined } else { greedy })
+    let (choices, price) = greedy(items, &worthwhile, budget, least);
+    let mut best = Allocation::of(items, choices);
+    for states in STATES {
+        let mut better = true;
+        while better {
+            let open = Open::new(items, &worthwhile, &best, price, budget);
+            let (choices, exact) = open.combine(&best, states);
+            let found = Allocation::of(items, choices);
+            better = found.error < best.error;
+            if better {
+                best = found;
+            }
+            best.exact = exact;
+            if exact {
+                return Ok(best);
+            }
+        }
+    }
+    Ok(best)
 }
 
 impl Allocation {
@@ -98,7 +121,7 @@ impl Allocation {
         let chosen = || items.iter().zip(&choices).map(|(options, &choice)| options[choice]);
         let bytes = chosen().fold(0u64, |sum, choice| sum.saturating_add(choice.bytes));
         let error = chosen().map(|choice| choice.error).sum();
-        Self { choices, bytes, error }
+        Self { choices, bytes, error, exact: false }
     }
 }
 
@@ -131,20 +154,15 @@ struct Step {
     slope: f64,
 }
 
-/// The choices of the greedy step, and the items of the core, ascending.
-fn greedy(
-    items: &[Vec<Choice>],
-    worthwhile: &[Vec<usize>],
-    budget: u64,
-    least: u64,
-) -> (Vec<usize>, Vec<usize>) {
+/// The choices of the greedy step, and the price of a byte at which it ended: 0 where everything fits.
+fn greedy(items: &[Vec<Choice>], worthwhile: &[Vec<usize>], budget: u64, least: u64) -> (Vec<usize>, f64) {
     let mut steps: Vec<Step> =
         items.iter().zip(worthwhile).enumerate().flat_map(|(item, (o, kept))| hull(item, o, kept)).collect();
     // A stable sort: an item's own steps stay in order.
     steps.sort_by(|a, b| b.slope.total_cmp(&a.slope).then(a.item.cmp(&b.item)));
     let mut choices: Vec<usize> = worthwhile.iter().map(|kept| kept[0]).collect();
     let mut left = budget - least;
-    let fitting = steps.iter().position(|step| {
+    let misfit = steps.iter().find(|step| {
         let fits = step.bytes <= left;
         if fits {
             left -= step.bytes;
@@ -152,20 +170,7 @@ fn greedy(
         }
         !fits
     });
-    let critical = fitting.unwrap_or(steps.len());
-    // Outwards from the critical step, one on either side in turn.
-    let (before, after) = steps.split_at(critical);
-    let mut sides =
-        [before.iter().rev().map(|s| s.item).collect::<Vec<_>>(), after.iter().map(|s| s.item).collect()]
-            .map(Vec::into_iter);
-    let mut chosen = vec![false; items.len()];
-    let mut count = 0;
-    while count < CORE && sides.iter().any(|side| side.len() > 0) {
-        for item in sides.iter_mut().filter_map(Iterator::next) {
-            count += usize::from(!std::mem::replace(&mut chosen[item], true));
-        }
-    }
-    (choices, (0..items.len()).filter(|&item| chosen[item]).collect())
+    (choices, misfit.map_or(0.0, |step| step.slope))
 }
 
 /// The steps along the lower convex hull of an item's worthwhile options.
@@ -192,59 +197,124 @@ fn hull(item: usize, options: &[Choice], kept: &[usize]) -> Vec<Step> {
     corners.windows(2).map(step).collect()
 }
 
-/// A combination of the options of the first items of the core.
+/// An option that may be part of something better.
+#[derive(Clone, Copy)]
+struct Live {
+    option: usize,
+    choice: Choice,
+    /// What it costs more than its item's cheapest option.
+    extra: f64,
+}
+
+/// The items that have more than one option left, those nearest to a change first.
+struct Open {
+    items: Vec<(usize, Vec<Live>)>,
+    /// What their options may cost more than the cheapest ones, all together.
+    margin: f64,
+    /// Bytes for all of them.
+    room: u64,
+    /// Whether no such item was left out.
+    all: bool,
+}
+
+impl Open {
+    fn new(
+        items: &[Vec<Choice>],
+        worthwhile: &[Vec<usize>],
+        best: &Allocation,
+        price: f64,
+        budget: u64,
+    ) -> Self {
+        let cost = |choice: Choice| choice.error + price * choice.bytes as f64;
+        let extras = |options: &[Choice], kept: &[usize]| {
+            let least = kept.iter().map(|&option| cost(options[option])).fold(f64::INFINITY, f64::min);
+            let live = |&option: &usize| Live {
+                option,
+                choice: options[option],
+                extra: cost(options[option]) - least,
+            };
+            kept.iter().map(live).collect::<Vec<_>>()
+        };
+        let mut live: Vec<_> =
+            items.iter().zip(worthwhile).map(|(o, kept)| extras(o, kept)).enumerate().collect();
+        let extra_of_best = |&(item, ref live): &(usize, Vec<Live>)| {
+            live.iter().find(|live| live.option == best.choices[item]).map_or(0.0, |live| live.extra)
+        };
+        // What `best` costs more than the cheapest options, and what it leaves of the budget.
+        let mut margin: f64 =
+            live.iter().map(extra_of_best).sum::<f64>() + price * (budget - best.bytes) as f64;
+        margin += ROUNDING * (best.error + price * budget as f64);
+        live.retain_mut(|(_, live)| {
+            live.retain(|live| live.extra <= margin);
+            live.len() > 1
+        });
+        // The second cheapest option is the one that may come instead.
+        let distance = |(_, live): &(usize, Vec<Live>)| {
+            let mut extras: Vec<f64> = live.iter().map(|live| live.extra).collect();
+            extras.sort_by(f64::total_cmp);
+            extras[1]
+        };
+        live.sort_by(|a, b| distance(a).total_cmp(&distance(b)));
+        let all = live.len() <= CORE;
+        let left_out = live.split_off(live.len().min(CORE));
+        let margin = margin - left_out.iter().map(extra_of_best).sum::<f64>();
+        let inside: u64 = live.iter().map(|&(item, _)| items[item][best.choices[item]].bytes).sum();
+        Self { items: live, margin, room: budget - (best.bytes - inside), all }
+    }
+
+    /// The best of all combinations, the other items staying as they are, and whether it is the best there is.
+    fn combine(&self, start: &Allocation, states: usize) -> (Vec<usize>, bool) {
+        let smallest = |live: &[Live]| live.iter().map(|live| live.choice.bytes).min().unwrap_or(0);
+        // What the items still to come take at least.
+        let mut rest: u64 = self.items.iter().map(|(_, live)| smallest(live)).sum();
+        let mut exact = self.all;
+        let mut stages = vec![vec![State { bytes: 0, error: 0.0, extra: 0.0, parent: 0, option: 0 }]];
+        for (_, live) in &self.items {
+            rest -= smallest(live);
+            let before = stages.last().map_or(&[][..], Vec::as_slice);
+            let mut next = extended(before, live, self.room - rest, self.margin);
+            exact &= !thin(&mut next, states);
+            stages.push(next);
+        }
+        let mut choices = start.choices.clone();
+        // The last state is the largest that fits, and so the one with the least error.
+        let mut at = stages.last().map_or(0, |stage| stage.len().saturating_sub(1));
+        for (&(item, _), stage) in self.items.iter().zip(&stages[1..]).rev() {
+            // None are left where rounding, or thinning, took even the start away.
+            let Some(state) = stage.get(at) else { return (start.choices.clone(), false) };
+            choices[item] = state.option as usize;
+            at = state.parent as usize;
+        }
+        (choices, exact)
+    }
+}
+
+/// A combination of options of the first open items.
 #[derive(Clone, Copy)]
 struct State {
     bytes: u64,
     error: f64,
+    /// What the options cost more than the cheapest.
+    extra: f64,
     /// The combination of one item fewer that it extends.
     parent: u32,
     /// The option that it adds.
     option: u32,
 }
 
-/// All combinations of the core's options that fit, the other items staying as they are; the best of them.
-fn combine(
-    items: &[Vec<Choice>],
-    worthwhile: &[Vec<usize>],
-    start: &Allocation,
-    core: &[usize],
-    budget: u64,
-) -> Vec<usize> {
-    let inside: u64 = core.iter().map(|&item| items[item][start.choices[item]].bytes).sum();
-    let room = budget - (start.bytes - inside);
-    // What the items still to come take at least.
-    let mut rest: u64 = core.iter().map(|&item| items[item][worthwhile[item][0]].bytes).sum();
-    let mut stages = vec![vec![State { bytes: 0, error: 0.0, parent: 0, option: 0 }]];
-    for &item in core {
-        rest -= items[item][worthwhile[item][0]].bytes;
-        let before = stages.last().map_or(&[][..], Vec::as_slice);
-        stages.push(extended(before, &items[item], &worthwhile[item], room - rest));
-    }
-    let mut choices = start.choices.clone();
-    // The last state is the largest that fits, and so the one with the least error.
-    let mut at = stages.last().map_or(0, |stage| stage.len().saturating_sub(1));
-    for (&item, stage) in core.iter().zip(&stages[1..]).rev() {
-        let state = stage[at];
-        choices[item] = state.option as usize;
-        at = state.parent as usize;
-    }
-    choices
-}
-
-/// Every state with every option, as far as `room` allows: ascending in bytes, descending in error, thinned.
-fn extended(states: &[State], options: &[Choice], kept: &[usize], room: u64) -> Vec<State> {
-    let mut next: Vec<State> = Vec::with_capacity(states.len() * kept.len());
-    for &option in kept {
-        let choice = options[option];
+/// Every state with every option, as far as `room` and `margin` allow: ascending in bytes, descending in error.
+fn extended(states: &[State], options: &[Live], room: u64, margin: f64) -> Vec<State> {
+    let mut next: Vec<State> = Vec::with_capacity(states.len() * options.len());
+    for live in options {
         next.extend(states.iter().enumerate().map(|(parent, state)| State {
-            bytes: state.bytes + choice.bytes,
-            error: state.error + choice.error,
+            bytes: state.bytes + live.choice.bytes,
+            error: state.error + live.choice.error,
+            extra: state.extra + live.extra,
             parent: parent as u32,
-            option: option as u32,
+            option: live.option as u32,
         }));
     }
-    next.retain(|state| state.bytes <= room);
+    next.retain(|state| state.bytes <= room && state.extra <= margin);
     // Stable, so that of equal ones the first option stays.
     next.sort_by(|a, b| a.bytes.cmp(&b.bytes).then(a.error.total_cmp(&b.error)));
     let mut best = f64::INFINITY;
@@ -254,18 +324,22 @@ fn extended(states: &[State], options: &[Choice], kept: &[usize], room: u64) -> 
             true
         }
     });
-    let (Some(first), Some(last)) = (next.first().copied(), next.last().copied()) else { return next };
-    if next.len() > STATES {
-        // Of a run of neighbours in size the last one has the least error; the first of all keeps things possible.
-        let width = (last.bytes - first.bytes) / STATES as u64 + 1;
-        let bucket = |state: &State| (state.bytes - first.bytes) / width;
-        let thinned: Vec<State> = (0..next.len())
-            .filter(|&i| i == 0 || next.get(i + 1).is_none_or(|after| bucket(after) != bucket(&next[i])))
-            .map(|i| next[i])
-            .collect();
-        return thinned;
-    }
     next
+}
+
+/// Leaves about `most` of them, if there are more: of neighbours in size the last, which has the least error, and
+/// the first of all, which keeps things possible. Whether any were taken.
+fn thin(states: &mut Vec<State>, most: usize) -> bool {
+    let (Some(&first), Some(&last)) = (states.first(), states.last()) else { return false };
+    if states.len() <= most {
+        return false;
+    }
+    let width = (last.bytes - first.bytes) / most as u64 + 1;
+    let bucket = |state: &State| (state.bytes - first.bytes) / width;
+    let all = std::mem::take(states);
+    let kept = |&at: &usize| at == 0 || all.get(at + 1).is_none_or(|after| bucket(after) != bucket(&all[at]));
+    states.extend((0..all.len()).filter(kept).map(|at| all[at]));
+    states.len() < all.len()
 }
 
 #[cfg(test)]
@@ -310,7 +384,7 @@ mod tests {
                 let best = exhaustive(&items, budget);
                 match allocate(&items, budget) {
                     Ok(found) => {
-                        assert!(found.bytes <= budget);
+                        assert!(found.bytes <= budget && found.exact);
                         assert!(
                             (found.error - best).abs() <= 1e-9 * best,
                             "{seed} {budget}: {} {best}",
@@ -339,7 +413,7 @@ mod tests {
                 found.bytes
             );
             let bound = relaxed(&items, budget);
-            assert!(found.error >= bound * (1.0 - 1e-12));
+            assert!(found.error >= bound * (1.0 - 1e-12) && found.exact);
             assert!(found.error <= bound * 1.0001, "{} is far from {bound}", found.error);
             assert_eq!(found, allocate(&items, budget).unwrap());
         }
@@ -369,7 +443,7 @@ mod tests {
 
     #[test]
     fn what_has_no_answer_is_refused() {
-        assert_eq!(allocate(&[], 0), Ok(Allocation { choices: vec![], bytes: 0, error: 0.0 }));
+        assert_eq!(allocate(&[], 0), Ok(Allocation { choices: vec![], bytes: 0, error: 0.0, exact: true }));
         let item = vec![choice(10, 1.0), choice(8, 2.0)];
         let budget = AllocationError::Budget { least: 16, budget: 15 };
         assert_eq!(allocate(&[item.clone(), item.clone()], 15), Err(budget));

@@ -44,7 +44,7 @@ pub(super) fn measure(
     let known =
         measured.iter().zip(free.iter()).filter_map(|(measured, free)| Some((measured.weight?, free)));
     let (weight, parameters) = known.fold((0.0, 0u64), |(weight, parameters), (more, free)| {
-        (weight + more, parameters + free.tensor.element_count())
+        (weight + more, parameters.saturating_add(free.tensor.element_count()))
     });
     let usual = if parameters > 0 && weight > 0.0 { weight / parameters as f64 } else { 1.0 };
     for (free, measured) in free.iter_mut().zip(measured) {
@@ -95,14 +95,17 @@ struct Sample {
 impl Sample {
     fn new(tensor: &SourceTensor, all: bool) -> Self {
         let Shape { experts, rows, in_features } = Shape::of(&tensor.shape);
-        let count = if all { rows } else { (SAMPLE / (experts * in_features).max(1)).clamp(1, rows.max(1)) };
+        let sampled = SAMPLE.checked_div(experts.saturating_mul(in_features)).unwrap_or(SAMPLE);
+        let count = if all { rows } else { sampled.clamp(1, rows.max(1)) };
+        let start_of = |part: u64| part.saturating_mul(rows).checked_div(count).unwrap_or(0);
         let of = |expert: u64| {
             (0..count).map(move |part| {
                 // A row from each of `count` equal parts, never the same place in all of them: rows of a head or
                 // of an interleaved layout repeat at regular distances.
-                let (start, end) = (part * rows / count, (part + 1) * rows / count);
-                let row = start + scattered(part + expert * count) % (end - start).max(1);
-                expert * rows + row
+                let (start, end) = (start_of(part), start_of(part.saturating_add(1)));
+                let number = expert.saturating_mul(count).saturating_add(part);
+                let within = scattered(number).checked_rem(end.saturating_sub(start)).unwrap_or(0);
+                expert.saturating_mul(rows).saturating_add(start).saturating_add(within)
             })
         };
         let rows = (0..experts).flat_map(of).collect();
@@ -124,7 +127,7 @@ impl Sample {
         let mut weights = Vec::new();
         for (expert, rows) in self.rows.chunks(matrix.max(1)).enumerate() {
             let importance = vectors.map(|vectors| vectors.of(expert));
-            for block in rows.chunks(size((BLOCK / width).max(1))) {
+            for block in rows.chunks(size(BLOCK.checked_div(width).unwrap_or(1).max(1))) {
                 read(model, tensor, block, width, &mut weights)?;
                 let row_of = |row: usize| block.get(row).copied().unwrap_or(0);
                 let matrix = search
@@ -154,7 +157,8 @@ fn read(
     let mut row_weights = Vec::new();
     weights.clear();
     for &row in rows {
-        model.decode_f32(tensor, row * width..(row + 1) * width, &mut row_weights)?;
+        let start = row.saturating_mul(width);
+        model.decode_f32(tensor, start..start.saturating_add(width), &mut row_weights)?;
         weights.extend_from_slice(&row_weights);
     }
     Ok(())
