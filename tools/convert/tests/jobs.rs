@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ccq::{Container, Set, shard_path};
-use common::{Folder, Run, bf16_tensor, f32_tensor, matrix, run, tool, values, write};
+use common::{Folder, Run, bf16_tensor, bound_tool, f32_tensor, matrix, tool, values, write};
 
 /// A model folder with several blocks in one matrix, several matrices in one stack, copied tensors of one block
 /// and of several, and files of its own.
@@ -390,21 +390,44 @@ fn a_reader_of_what_is_replaced() {
     }
 }
 
-/// A user who may write everywhere cannot be refused, so this says nothing where tests run as such a one.
 #[test]
-fn a_folder_that_may_not_be_written_to() {
+fn what_permissions_forbid() {
     use std::os::unix::fs::PermissionsExt;
     let folder = Folder::new();
+    let chmod = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     let model = folder.path("m.safetensors");
     write(&model, &[matrix("a.weight", 8, 64)]);
-    let closed = folder.path("closed");
+    let (closed, open) = (folder.path("closed"), folder.path("open"));
     fs::create_dir(&closed).unwrap();
-    fs::set_permissions(&closed, fs::Permissions::from_mode(0o555)).unwrap();
-    if fs::write(closed.join("probe"), "").is_ok() {
-        eprintln!("skipped: this user may write everywhere");
-        return;
-    }
-    run([model, closed.join("out.ccq")]).failed(1, &["closed/out.ccq", "Permission denied"]);
+    fs::create_dir(&open).unwrap();
+    chmod(&open, 0o777);
+    chmod(&model, 0o644);
+    let out = open.join("out.ccq");
+    let convert = |model: &Path, out: &Path, more: &[&Path]| {
+        Run(bound_tool(&folder).args([model, out]).args(more).output().unwrap())
+    };
+    let names = |folder: &Path| fs::read_dir(folder).unwrap().count();
+
+    // What is refused below is done before.
+    convert(&model, &out, &[]).ok();
+    fs::remove_file(&out).unwrap();
+
+    chmod(&closed, 0o555);
+    convert(&model, &closed.join("out.ccq"), &[]).failed(1, &["closed/out.ccq", "Permission denied"]);
+    let recipe = closed.join("mix.toml");
+    convert(&model, &out, &[Path::new("--write-recipe"), &recipe])
+        .failed(1, &["closed/mix.toml", "Permission denied"]);
+    assert_eq!((names(&closed), names(&open)), (0, 0));
+
+    chmod(&model, 0o000);
+    convert(&model, &out, &[]).failed(1, &["m.safetensors", "Permission denied"]);
+    chmod(&model, 0o644);
+    let kept = open.join("kept.ccq");
+    fs::write(&kept, "someone else's").unwrap();
+    chmod(&open, 0o555);
+    convert(&model, &kept, &[Path::new("--overwrite")]).failed(1, &["kept.ccq", "Permission denied"]);
+    assert_eq!(fs::read(&kept).unwrap(), b"someone else's");
+    assert_eq!(names(&open), 1);
 }
 
 #[test]
