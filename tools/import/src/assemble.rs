@@ -33,8 +33,7 @@ pub(crate) fn assemble(
     let mut stored: BTreeMap<_, _> = stored.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
     let mut tensors = Vec::new();
 
-    let layers =
-        fastdeploy::take(&mut stored).map_err(|source| Error::FastDeploy { file: origin.into(), source })?;
+    let layers = fastdeploy::take(&mut stored).map_err(|fault| fault.within(files, origin))?;
     tensors.extend(layers.into_iter().map(|parts| SourceTensor {
         name: format!("{}.weight", parts.base),
         shape: vec![parts.rows, parts.in_features],
@@ -76,19 +75,20 @@ fn take_fp8(
     for name in weights {
         let mut scales = fp8::SUFFIXES.iter().filter_map(|end| stored.get(&format!("{name}{end}"))).cloned();
         let (Some(scale), second) = (scales.next(), scales.next()) else { continue };
-        let failed = |source| Error::Fp8 { file: file_of(files, &scale.piece), source: Box::new(source) };
+        let failed = |scale: &Stored, source| fp8_error(files, &scale.piece, source);
         if let Some(second) = second {
-            let (first, second) = (scale.name.clone(), second.name);
-            return Err(failed(Fp8Error::TwoScales { tensor: name, first, second }));
+            let source = Fp8Error::TwoScales { tensor: name, first: scale.name, second: second.name.clone() };
+            return Err(failed(&second, source));
         }
         let Some(weight) = stored.remove(&name) else { continue };
         if !fp8::is_scale(scale.dtype) {
-            return Err(failed(Fp8Error::Dtype { tensor: scale.name.clone(), found: scale.dtype }));
+            let source = Fp8Error::Dtype { tensor: scale.name.clone(), found: scale.dtype };
+            return Err(failed(&scale, source));
         }
         let Some(grid) = Grid::new(&weight.shape, &scale.shape, config.weight_block_size) else {
             let (scales, found) = (scale.name.clone(), scale.shape.clone());
             let (shape, block) = (weight.shape, config.weight_block_size);
-            return Err(failed(Fp8Error::Shape { tensor: name, shape, scales, found, block }));
+            return Err(failed(&scale, Fp8Error::Shape { tensor: name, shape, scales, found, block }));
         };
         stored.remove(&scale.name);
         let scaled = Scaled {
@@ -106,10 +106,14 @@ fn take_fp8(
         None => Ok(all),
         Some(Stored { name, piece, .. }) => {
             let weights = name.strip_suffix(fp8::SUFFIXES[0]).unwrap_or(name).into();
-            let source = Box::new(Fp8Error::Leftover { tensor: name.clone(), weights });
-            Err(Error::Fp8 { file: file_of(files, piece), source })
+            Err(fp8_error(files, piece, Fp8Error::Leftover { tensor: name.clone(), weights }))
         }
     }
+}
+
+/// A fault of scales, where they begin.
+fn fp8_error(files: &[PathBuf], scales: &Piece, source: Fp8Error) -> Error {
+    Error::Fp8 { file: file_of(files, scales), at: scales.range.start as u64, source: Box::new(source) }
 }
 
 /// Turns a tensor round where that is wanted.

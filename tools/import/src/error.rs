@@ -1,7 +1,6 @@
-//! The one error of this package: each variant names the file, the tensor, what was due, what was found, and
-//! what to do about it.
+//! The one error of this package: each variant names the file, the byte, the tensor, what was due, what was found,
+//! and what to do about it.
 
-use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -11,6 +10,10 @@ use crate::decode::DecodeError;
 use crate::fastdeploy::FastDeployError;
 use crate::fp8::Fp8Error;
 use crate::gguf::GgufError;
+use crate::header::NameProblem;
+
+/// Where the JSON of a safetensors file begins: after its length.
+pub(crate) const HEADER_START: u64 = 8;
 
 /// Why a source model cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +35,7 @@ pub enum Error {
     },
 
     /// The file ends before its header does.
-    #[error("{}: {found} bytes long, but its header needs {expected}; the file is cut short, fetch it again", file.display())]
+    #[error("{}: ends at byte {found}, but its header needs {expected}; the file is cut short, fetch it again", file.display())]
     Truncated {
         /// The file.
         file: PathBuf,
@@ -41,7 +44,17 @@ pub enum Error {
         /// Bytes there are.
         found: u64,
     },
-    /// The header, a JSON file or a blob is larger than this package reads.
+    /// The header says that it is longer than this package reads.
+    #[error("{}: at byte 0: a header of {found} bytes, expected at most {limit}; this is no safetensors file, or a damaged one", file.display())]
+    HeaderTooLarge {
+        /// The file.
+        file: PathBuf,
+        /// The limit in bytes.
+        limit: u64,
+        /// Its length in bytes.
+        found: u64,
+    },
+    /// A JSON file or a blob is larger than this package reads.
     #[error("{}: {found} bytes of {what}, expected at most {limit}; the file is damaged or not what its name says", file.display())]
     TooLarge {
         /// The file.
@@ -54,15 +67,17 @@ pub enum Error {
         found: u64,
     },
     /// The safetensors header is not the JSON it should be.
-    #[error("{}: header: {source}; this is no safetensors file, or a damaged one: fetch it again", file.display())]
+    #[error("{}: at byte {at}: header: {source}; this is no safetensors file, or a damaged one: fetch it again", file.display())]
     Header {
         /// The file.
         file: PathBuf,
+        /// The byte of the file it is about.
+        at: u64,
         /// What is wrong and where; it names the tensor when the error lies within one.
         source: serde_json::Error,
     },
     /// The header does not begin with `{`.
-    #[error("{}: the header {}, expected '{{'; this is no safetensors file", file.display(), beginning(*found))]
+    #[error("{}: at byte {HEADER_START}: the header {}, expected '{{'; this is no safetensors file", file.display(), beginning(*found))]
     HeaderStart {
         /// The file.
         file: PathBuf,
@@ -70,46 +85,56 @@ pub enum Error {
         found: Option<char>,
     },
     /// The header has the same metadata key twice, or two `__metadata__` objects.
-    #[error("{}: metadata key {key:?} appears twice; write the file again with unique keys", file.display())]
+    #[error("{}: at byte {at}: metadata key {key:?} appears twice; write the file again with unique keys", file.display())]
     DuplicateMetadata {
         /// The file.
         file: PathBuf,
+        /// The byte of the file it is about.
+        at: u64,
         /// The key.
         key: String,
     },
     /// The header has a tensor twice.
-    #[error("{}: tensor {tensor:?} appears twice; write the file again with unique names", file.display())]
+    #[error("{}: at byte {at}: tensor {tensor:?} appears twice; write the file again with unique names", file.display())]
     DuplicateTensor {
         /// The file.
         file: PathBuf,
+        /// The byte of the file it is about.
+        at: u64,
         /// The tensor.
         tensor: String,
     },
     /// A tensor's name cannot be carried.
-    #[error("{}: tensor {tensor:?}: its name {problem}; rename it and write the file again", file.display())]
+    #[error("{}: at byte {at}: tensor {tensor:?}: its name {problem}; rename it and write the file again", file.display())]
     BadName {
         /// The file.
         file: PathBuf,
+        /// The byte of the file it is about.
+        at: u64,
         /// The tensor.
         tensor: String,
         /// What is wrong with the name.
         problem: NameProblem,
     },
     /// A dtype that safetensors does not define.
-    #[error("{}: tensor {tensor:?}: unknown dtype {found:?}; a newer safetensors may define it", file.display())]
+    #[error("{}: at byte {at}: tensor {tensor:?}: unknown dtype {found:?}; a newer safetensors may define it", file.display())]
     UnknownDtype {
         /// The file.
         file: PathBuf,
+        /// The byte of the file it is about.
+        at: u64,
         /// The tensor.
         tensor: String,
         /// The dtype's name in the header.
         found: String,
     },
     /// More dimensions than [`Error::TooManyDimensions::limit`].
-    #[error("{}: tensor {tensor:?} has {found} dimensions, expected at most {limit}; the file is damaged", file.display())]
+    #[error("{}: at byte {at}: tensor {tensor:?} has {found} dimensions, expected at most {limit}; the file is damaged", file.display())]
     TooManyDimensions {
         /// The file.
         file: PathBuf,
+        /// The byte of the file it is about.
+        at: u64,
         /// The tensor.
         tensor: String,
         /// The most dimensions this package reads.
@@ -118,10 +143,12 @@ pub enum Error {
         found: u64,
     },
     /// The tensor's size overflows (even behind a zero dimension), or is no whole number of bytes.
-    #[error("{}: tensor {tensor:?}: {dtype} {shape:?} is no whole number of bytes below 2^64; the file is damaged", file.display())]
+    #[error("{}: at byte {at}: tensor {tensor:?}: {dtype} {shape:?} is no whole number of bytes below 2^64; the file is damaged", file.display())]
     BadShape {
         /// The file.
         file: PathBuf,
+        /// The byte of the file it is about.
+        at: u64,
         /// The tensor.
         tensor: String,
         /// Its element type.
@@ -130,10 +157,12 @@ pub enum Error {
         shape: Vec<u64>,
     },
     /// The tensor's data is not as long as its shape and dtype say.
-    #[error("{}: tensor {tensor:?}: {dtype} {shape:?} takes {expected} bytes, its data_offsets hold {found}; the file is damaged", file.display())]
+    #[error("{}: at byte {at}: tensor {tensor:?}: {dtype} {shape:?} takes {expected} bytes, its data_offsets hold {found}; the file is damaged", file.display())]
     SizeMismatch {
         /// The file.
         file: PathBuf,
+        /// The byte of the file it is about.
+        at: u64,
         /// The tensor.
         tensor: String,
         /// Its element type.
@@ -146,10 +175,12 @@ pub enum Error {
         found: u64,
     },
     /// The tensor's data ends before it begins, or beyond the end of the file.
-    #[error("{}: tensor {tensor:?}: data_offsets {begin}..{end} in {data} bytes of data; the file is cut short or damaged, fetch it again", file.display())]
+    #[error("{}: at byte {at}: tensor {tensor:?}: data_offsets {begin}..{end} in {data} bytes of data; the file is cut short or damaged, fetch it again", file.display())]
     OutOfBounds {
         /// The file.
         file: PathBuf,
+        /// The byte of the file it is about.
+        at: u64,
         /// The tensor.
         tensor: String,
         /// Where its data begins, from the end of the header.
@@ -160,10 +191,12 @@ pub enum Error {
         data: u64,
     },
     /// The tensor's data leaves a hole after the one before it, or overlaps it.
-    #[error("{}: tensor {tensor:?}: data begins at {found}, expected {expected}, where the data before it ends; the file is damaged", file.display())]
+    #[error("{}: at byte {at}: tensor {tensor:?}: data begins at {found}, expected {expected}, where the data before it ends; the file is damaged", file.display())]
     Gap {
         /// The file.
         file: PathBuf,
+        /// The byte of the file it is about.
+        at: u64,
         /// The tensor.
         tensor: String,
         /// Where the data before it ends.
@@ -172,10 +205,12 @@ pub enum Error {
         found: u64,
     },
     /// The file goes on after the last tensor.
-    #[error("{}: {found} bytes of data, expected {expected}, where the last tensor ends; the file is damaged", file.display())]
+    #[error("{}: at byte {at}: {found} bytes of data, expected {expected}, where the last tensor ends; the file is damaged", file.display())]
     TrailingBytes {
         /// The file.
         file: PathBuf,
+        /// The byte of the file it is about.
+        at: u64,
         /// Bytes of all tensors.
         expected: u64,
         /// Bytes of data in the file.
@@ -183,45 +218,55 @@ pub enum Error {
     },
 
     /// The GGUF file is not as the format says.
-    #[error("{}: {source}", file.display())]
+    #[error("{}: at byte {at}: {source}", file.display())]
     Gguf {
         /// The file.
         file: PathBuf,
+        /// The byte of the file it is about.
+        at: u64,
         /// What is wrong.
         source: GgufError,
     },
 
     /// The index is not the JSON it should be.
-    #[error("{}: {source}; expected {{\"weight_map\": {{tensor: file}}}}: fetch the index again", index.display())]
+    #[error("{}: at byte {at}: {source}; expected {{\"weight_map\": {{tensor: file}}}}: fetch the index again", index.display())]
     Index {
         /// The index.
         index: PathBuf,
+        /// The byte of the file it is about.
+        at: u64,
         /// What is wrong and where.
         source: serde_json::Error,
     },
     /// The index has a tensor twice.
-    #[error("{}: tensor {tensor:?} appears twice; fetch the index again", index.display())]
+    #[error("{}: at byte {at}: tensor {tensor:?} appears twice; fetch the index again", index.display())]
     DuplicateIndexEntry {
         /// The index.
         index: PathBuf,
+        /// The byte of the file it is about.
+        at: u64,
         /// The tensor.
         tensor: String,
     },
     /// The index names a shard that is no plain file name.
-    #[error("{}: tensor {tensor:?} is in {shard:?}, expected the name of a .safetensors file beside the index", index.display())]
+    #[error("{}: at byte {at}: tensor {tensor:?} is in {shard:?}, expected the name of a .safetensors file beside the index", index.display())]
     BadShardName {
         /// The index.
         index: PathBuf,
+        /// The byte of the file it is about.
+        at: u64,
         /// A tensor promised there.
         tensor: String,
         /// The shard's name.
         shard: String,
     },
     /// A shard that the index names does not exist.
-    #[error("{}: shard {shard:?} is missing, tensor {tensor:?} should be in it; fetch it into the same folder", index.display())]
+    #[error("{}: at byte {at}: shard {shard:?} is missing, tensor {tensor:?} should be in it; fetch it into the same folder", index.display())]
     MissingShard {
         /// The index.
         index: PathBuf,
+        /// The byte of the file it is about.
+        at: u64,
         /// The shard.
         shard: String,
         /// A tensor promised there.
@@ -236,10 +281,12 @@ pub enum Error {
         shard: String,
     },
     /// No shard has a tensor that the index promises.
-    #[error("{}: tensor {tensor:?} should be in {shard:?}, but no shard has it; fetch shards and index of the same revision", index.display())]
+    #[error("{}: at byte {at}: tensor {tensor:?} should be in {shard:?}, but no shard has it; fetch shards and index of the same revision", index.display())]
     MissingTensor {
         /// The index.
         index: PathBuf,
+        /// The byte of the file it is about.
+        at: u64,
         /// The tensor.
         tensor: String,
         /// Where it should be.
@@ -256,10 +303,12 @@ pub enum Error {
         shard: String,
     },
     /// A tensor lies in another shard than the index says.
-    #[error("{}: tensor {tensor:?} should be in {expected:?} and is in {found:?}; fetch shards and index of the same revision", index.display())]
+    #[error("{}: at byte {at}: tensor {tensor:?} should be in {expected:?} and is in {found:?}; fetch shards and index of the same revision", index.display())]
     MisplacedTensor {
         /// The index.
         index: PathBuf,
+        /// The byte of the file it is about.
+        at: u64,
         /// The tensor.
         tensor: String,
         /// Where the index says it is.
@@ -307,26 +356,32 @@ pub enum Error {
         source: DecodeError,
     },
     /// FastDeploy's tensors do not fit together.
-    #[error("{}: {source}", file.display())]
+    #[error("{}: {}{source}", file.display(), byte(*at))]
     FastDeploy {
         /// The model's folder or file.
         file: PathBuf,
+        /// The byte of the file it is about, unless something is missing.
+        at: Option<u64>,
         /// What is wrong with which tensor.
         source: FastDeployError,
     },
     /// FP8 weights and scales do not fit together.
-    #[error("{}: {source}", file.display())]
+    #[error("{}: at byte {at}: {source}", file.display())]
     Fp8 {
         /// The file of the scales.
         file: PathBuf,
+        /// The byte of the file it is about.
+        at: u64,
         /// What is wrong with which tensor.
         source: Box<Fp8Error>,
     },
     /// A weight is too large for the dtype that the tensor has on record.
-    #[error("{}: tensor {tensor:?}: {value:e} at element {element} overflows {dtype}; quantize the tensor", file.display())]
+    #[error("{}: at byte {at}: tensor {tensor:?}: {value:e} at element {element} overflows {dtype}; quantize the tensor", file.display())]
     Overflow {
         /// The file.
         file: PathBuf,
+        /// The byte of the file it is about.
+        at: u64,
         /// The tensor.
         tensor: String,
         /// The position of the element.
@@ -372,21 +427,50 @@ pub enum Error {
     },
 }
 
-/// What is wrong with a tensor's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum NameProblem {
-    /// It has no characters.
-    Empty,
-    /// It holds a control character, NUL among them.
-    ControlCharacter,
-}
-
-impl fmt::Display for NameProblem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Empty => "is empty",
-            Self::ControlCharacter => "holds a control character",
+impl Error {
+    /// The byte of the file named first in the message that the error is about, counted from the file's start: where
+    /// the record, the JSON member or the data that is wrong begins, or where the bytes end too early. `None` for
+    /// what lies at no byte: files and tensors that are missing, or too many, and requests that do not fit.
+    ///
+    /// It counts bytes in JSON, too; what JSON's own rules forbid has line and column in its message besides.
+    pub fn offset(&self) -> Option<u64> {
+        Some(match self {
+            Self::HeaderTooLarge { .. } => 0,
+            Self::HeaderStart { .. } => HEADER_START,
+            Self::Truncated { found, .. } => *found,
+            Self::FastDeploy { at, .. } => return *at,
+            Self::Header { at, .. }
+            | Self::DuplicateMetadata { at, .. }
+            | Self::DuplicateTensor { at, .. }
+            | Self::BadName { at, .. }
+            | Self::UnknownDtype { at, .. }
+            | Self::TooManyDimensions { at, .. }
+            | Self::BadShape { at, .. }
+            | Self::SizeMismatch { at, .. }
+            | Self::OutOfBounds { at, .. }
+            | Self::Gap { at, .. }
+            | Self::TrailingBytes { at, .. }
+            | Self::Gguf { at, .. }
+            | Self::Index { at, .. }
+            | Self::DuplicateIndexEntry { at, .. }
+            | Self::BadShardName { at, .. }
+            | Self::MissingShard { at, .. }
+            | Self::MissingTensor { at, .. }
+            | Self::MisplacedTensor { at, .. }
+            | Self::Fp8 { at, .. }
+            | Self::Overflow { at, .. } => *at,
+            Self::Io { .. }
+            | Self::UnknownInput { .. }
+            | Self::TooLarge { .. }
+            | Self::UnlistedShard { .. }
+            | Self::UnlistedTensor { .. }
+            | Self::TensorInTwoShards { .. }
+            | Self::NoWeights { .. }
+            | Self::AmbiguousWeights { .. }
+            | Self::Decode { .. }
+            | Self::CannotTranspose { .. }
+            | Self::NotCoded { .. }
+            | Self::Elements { .. } => return None,
         })
     }
 }
@@ -394,4 +478,9 @@ impl fmt::Display for NameProblem {
 /// What a header begins with.
 fn beginning(found: Option<char>) -> String {
     found.map_or("is empty".into(), |found| format!("begins with {found:?}"))
+}
+
+/// Where something is, before what is said of it.
+pub(crate) fn byte(at: Option<u64>) -> String {
+    at.map_or(String::new(), |at| format!("at byte {at}: "))
 }

@@ -15,12 +15,14 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use ccq::code::{Cluster, Code, Family, LocalScale};
 use ccq::format::Dtype;
 
 use crate::assemble::Stored;
 use crate::decode::decode_f32;
+use crate::error::Error;
 use crate::tensor::{CodedRows, Piece};
 use crate::transpose::columns_to_rows;
 
@@ -92,6 +94,41 @@ pub enum FastDeployError {
     },
 }
 
+impl FastDeployError {
+    /// The fault where a tensor's bytes begin.
+    fn at(self, piece: &Piece) -> Fault {
+        self.at_byte(piece, 0)
+    }
+
+    /// The fault at a byte of a tensor.
+    fn at_byte(self, piece: &Piece, byte: usize) -> Fault {
+        let at = piece.range.start.saturating_add(byte) as u64;
+        Fault { place: Some((piece.file, at)), source: self }
+    }
+}
+
+/// What is wrong with FastDeploy's tensors; and in which of the model's files, at which byte, unless it lies at none.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    place: Option<(usize, u64)>,
+    source: FastDeployError,
+}
+
+impl Fault {
+    /// As an error of the model at `origin`, which has those files.
+    pub(crate) fn within(self, files: &[PathBuf], origin: &Path) -> Error {
+        let file = self.place.and_then(|(file, _)| files.get(file));
+        let at = self.place.map(|(_, at)| at);
+        Error::FastDeploy { file: file.cloned().unwrap_or_else(|| origin.into()), at, source: self.source }
+    }
+}
+
+impl From<FastDeployError> for Fault {
+    fn from(source: FastDeployError) -> Self {
+        Self { place: None, source }
+    }
+}
+
 /// Which of the two codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Kind {
@@ -132,7 +169,7 @@ pub(crate) struct Parts {
 }
 
 /// Takes FastDeploy's tensors out of `stored` and returns them joined.
-pub(crate) fn take(stored: &mut BTreeMap<String, Stored>) -> Result<Vec<Parts>, FastDeployError> {
+pub(crate) fn take(stored: &mut BTreeMap<String, Stored>) -> Result<Vec<Parts>, Fault> {
     let bases: Vec<String> = stored.keys().filter_map(|name| base(name)).map(String::from).collect();
     let mut all = Vec::new();
     for base in bases {
@@ -154,7 +191,7 @@ pub(crate) fn take(stored: &mut BTreeMap<String, Stored>) -> Result<Vec<Parts>, 
         };
         let tensor = format!("{base}{QUANT_WEIGHT}");
         if is_fastdeploy_layer(base) && !stored.contains_key(&tensor) {
-            return Err(FastDeployError::MissingPart { tensor, beside: name.clone() });
+            return Err(FastDeployError::MissingPart { tensor, beside: name.clone() }.into());
         }
     }
     Ok(all)
@@ -182,25 +219,24 @@ fn join(
     base: &str,
     code: Option<Code>,
     is_clustered: bool,
-) -> Result<Option<Parts>, FastDeployError> {
+) -> Result<Option<Parts>, Fault> {
     let name = |end: &str| format!("{base}{end}");
     let codes_name = name(QUANT_WEIGHT);
     let ours = [SUPER_SCALES, CODE_SCALE, CODE_ZP];
     let (Some(code), true) = (code, ours.iter().any(|end| stored.contains_key(&name(end)))) else {
         return Ok(None);
     };
-    if let Some((tensor, _)) = stored.get_key_value(&name(".weight")) {
-        return Err(FastDeployError::NameTaken { tensor: tensor.clone(), codes: codes_name });
+    if let Some(Stored { name, piece, .. }) = stored.get(&name(".weight")) {
+        return Err(FastDeployError::NameTaken { tensor: name.clone(), codes: codes_name }.at(piece));
     }
     let mut part = |end: &str| {
         let missing = || FastDeployError::MissingPart { tensor: name(end), beside: codes_name.clone() };
         stored.remove(&name(end)).ok_or_else(missing)
     };
     let codes = part(QUANT_WEIGHT)?;
-    let wrong = |part: &Stored, expected: String| FastDeployError::Part {
-        tensor: part.name.clone(),
-        expected,
-        found: format!("{} {:?}", part.dtype, part.shape),
+    let wrong = |part: &Stored, expected: String| {
+        let (tensor, found) = (part.name.clone(), format!("{} {:?}", part.dtype, part.shape));
+        FastDeployError::Part { tensor, expected, found }.at(&part.piece)
     };
     let [down, channels] = *codes.shape.as_slice() else {
         return Err(wrong(&codes, format!("{} of two dimensions", codes.dtype)));
@@ -249,7 +285,7 @@ impl Parts {
         &self,
         rows: Range<usize>,
         bytes: impl Fn(&Piece) -> &'a [u8],
-    ) -> Result<CodedRows, FastDeployError> {
+    ) -> Result<CodedRows, Fault> {
         let code = self.kind.code;
         let width = usize::try_from(self.rows).unwrap_or(usize::MAX);
         let sizes = code.plane_sizes(rows.len() as u64, self.in_features);
@@ -269,7 +305,7 @@ impl Parts {
         if let Some(scale) = &self.weight_scale {
             let stride = local_scale.checked_div(rows.len()).unwrap_or(0);
             columns_to_rows(bytes(scale), width, 1, rows.clone(), &mut planes.local_scale, stride);
-            self.check_padding(&planes.local_scale, stride, rows.start)?;
+            self.check_padding(scale, &planes.local_scale, stride, rows.start)?;
         }
         if let Some([scale, zp]) = &self.cluster {
             let scale = self.floats(scale, Dtype::F32, CODE_SCALE, &rows, &bytes)?;
@@ -288,7 +324,7 @@ impl Parts {
         part: &str,
         rows: &Range<usize>,
         bytes: &impl Fn(&Piece) -> &'a [u8],
-    ) -> Result<Vec<u8>, FastDeployError> {
+    ) -> Result<Vec<u8>, Fault> {
         let size = if dtype == Dtype::F32 { 4usize } else { 2 };
         let range = rows.start.saturating_mul(size)..rows.end.saturating_mul(size);
         let mut values = Vec::new();
@@ -297,25 +333,27 @@ impl Parts {
         if let Some((channel, &found)) =
             (rows.start as u64..).zip(&values).find(|(_, value)| !value.is_finite())
         {
-            return Err(FastDeployError::NonFinite {
-                tensor: format!("{}{part}", self.base),
-                channel,
-                found,
-            });
+            let tensor = format!("{}{part}", self.base);
+            let byte = usize::try_from(channel).unwrap_or(0).saturating_mul(size);
+            return Err(FastDeployError::NonFinite { tensor, channel, found }.at_byte(piece, byte));
         }
         Ok(values.iter().flat_map(|value| value.to_le_bytes()).collect())
     }
 
-    fn check_padding(&self, scales: &[u8], stride: usize, first: usize) -> Result<(), FastDeployError> {
+    /// `scales` are those of rows from `first` on, of the tensor `piece`.
+    fn check_padding(&self, piece: &Piece, scales: &[u8], stride: usize, first: usize) -> Result<(), Fault> {
         if self.in_features.is_multiple_of(2 * GROUP) {
             return Ok(());
         }
         let last = scales.chunks(stride.max(1)).map(|row| row.last().copied().unwrap_or(0) & 0xF);
-        match (first as u64..).zip(last).find(|(_, nibble)| *nibble != 0) {
+        match (first..).zip(last).find(|(_, nibble)| *nibble != 0) {
             None => Ok(()),
             Some((channel, found)) => {
-                let tensor = format!("{}{WEIGHT_SCALE}", self.base);
-                Err(FastDeployError::Padding { tensor, channel, found })
+                // The last row of the tensor has them, a byte a channel.
+                let width = usize::try_from(self.rows).unwrap_or(0);
+                let byte = piece.range.len().saturating_sub(width).saturating_add(channel);
+                let (tensor, channel) = (format!("{}{WEIGHT_SCALE}", self.base), channel as u64);
+                Err(FastDeployError::Padding { tensor, channel, found }.at_byte(piece, byte))
             }
         }
     }

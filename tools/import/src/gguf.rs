@@ -17,7 +17,7 @@ mod pairs;
 mod source;
 
 use std::collections::HashSet;
-use std::io::Cursor;
+use std::io::{Cursor, ErrorKind};
 use std::ops::Range;
 use std::path::Path;
 
@@ -26,34 +26,35 @@ use gguf_rs_lib::format::header::{GGUFHeader, TensorInfo};
 use gguf_rs_lib::format::metadata::MetadataValue;
 use gguf_rs_lib::format::types::GGUFTensorType;
 
-use crate::error::{Error, NameProblem};
+use crate::error::Error;
 use crate::ggml::{KNOWN, Type};
-use crate::header::name_problem;
+use crate::header::{NameProblem, name_problem};
 
-pub(crate) use self::pairs::Metadata;
+pub(crate) use self::pairs::{Metadata, Pair};
 pub(crate) use self::source::{Source, source};
 
 /// What a GGUF file begins with.
 pub(crate) const MAGIC: &[u8; 4] = b"GGUF";
+/// Where the header has version and counts.
+const VERSION_AT: u64 = 4;
+const TENSORS_AT: u64 = 8;
+const PAIRS_AT: u64 = 16;
 const ALIGNMENT: &str = "general.alignment";
 const DEFAULT_ALIGNMENT: u64 = 32;
 /// The shortest metadata pair: a key of one byte, a value of one.
 const MIN_PAIR: u64 = 14;
 /// The shortest tensor entry: a name of one byte, one dimension.
 const MIN_TENSOR: u64 = 33;
+
 /// Why a GGUF file cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GgufError {
     /// A record is not as the format says, or the file ends within it.
-    #[error(
-        "{what}, near byte {offset} of {len}: {source}; the file is cut short or damaged, fetch it again"
-    )]
+    #[error("{what}: {source}, in a file of {len} bytes; the file is cut short or damaged, fetch it again")]
     Record {
         /// The record: header, metadata or tensor entry.
         what: &'static str,
-        /// Where reading stopped.
-        offset: u64,
         /// The length of the file.
         len: u64,
         /// What is wrong.
@@ -173,6 +174,26 @@ pub enum GgufError {
     },
 }
 
+impl GgufError {
+    /// The fault at a byte of the file.
+    pub(crate) fn at(self, at: u64) -> Fault {
+        Fault { at, source: self }
+    }
+}
+
+/// What is wrong with a GGUF file, and where.
+pub(crate) struct Fault {
+    at: u64,
+    source: GgufError,
+}
+
+impl Fault {
+    /// As the error of a file.
+    pub(crate) fn within(self, file: &Path) -> Error {
+        Error::Gguf { file: file.into(), at: self.at, source: self.source }
+    }
+}
+
 /// What a GGUF file holds.
 #[derive(Debug)]
 pub(crate) struct Contents {
@@ -187,6 +208,8 @@ pub(crate) struct Contents {
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub name: String,
+    /// Where its entry begins.
+    pub at: u64,
     /// Innermost first; none is zero.
     pub dimensions: Vec<u64>,
     pub kind: Type,
@@ -196,39 +219,80 @@ pub(crate) struct Entry {
 
 /// Reads what `file`, whose bytes are `bytes`, says of itself, and checks everything but the weights.
 pub(crate) fn read(file: &Path, bytes: &[u8]) -> Result<Contents, Error> {
-    read_bytes(bytes).map_err(|source| Error::Gguf { file: file.into(), source })
+    read_bytes(bytes).map_err(|fault| fault.within(file))
 }
 
-fn read_bytes(bytes: &[u8]) -> Result<Contents, GgufError> {
+fn read_bytes(bytes: &[u8]) -> Result<Contents, Fault> {
     let len = bytes.len() as u64;
     let mut cursor = Cursor::new(bytes);
     let header = GGUFHeader::read_from(&mut cursor).map_err(|source| {
-        let (what, offset) = ("header", cursor.position());
-        GgufError::Record { what, offset, len, source }
+        let field = if matches!(source, GGUFError::UnsupportedVersion(_)) { VERSION_AT } else { 0 };
+        record("header", field, len, source)
     })?;
     let (tensors, pairs) = (header.tensor_count, header.metadata_kv_count);
     if tensors > len / MIN_TENSOR || pairs > len / MIN_PAIR {
-        return Err(GgufError::Counts { tensors, pairs, found: len });
+        let field = if tensors > len / MIN_TENSOR { TENSORS_AT } else { PAIRS_AT };
+        return Err(GgufError::Counts { tensors, pairs, found: len }.at(field));
     }
     let metadata = pairs::read(&mut cursor, pairs)?;
-    let infos = (0..tensors).map(|_| tensor_info(bytes, &mut cursor)).collect::<Result<Vec<_>, _>>()?;
+    let infos = (0..tensors).map(|_| Info::read(&mut cursor)).collect::<Result<Vec<_>, _>>()?;
     let header_end = cursor.position();
     let place = Place::after(header_end, len, alignment(&metadata)?);
     let tensors = placed(infos, &place)?;
     Ok(Contents { metadata, tensors, header_end })
 }
 
-/// The next entry. The library's errors do not name the tensor, so its name is looked up again.
-fn tensor_info(bytes: &[u8], cursor: &mut Cursor<&[u8]>) -> Result<TensorInfo, GgufError> {
-    let start = cursor.position();
-    TensorInfo::read_from(cursor).map_err(|source| match name_and_type(bytes, start) {
-        Some((tensor, number)) if Type::from_number(number).is_none() => unread(tensor, number),
-        Some((tensor, _)) => GgufError::Entry { tensor, source },
-        None => {
-            let (what, offset, len) = ("tensor entry", cursor.position(), bytes.len() as u64);
-            GgufError::Record { what, offset, len, source }
+/// A record that cannot be read, because of the field at `field` or because the file ends.
+fn record(what: &'static str, field: u64, len: u64, source: GGUFError) -> Fault {
+    let at = if is_end(&source) { len } else { field };
+    GgufError::Record { what, len, source }.at(at)
+}
+
+/// Whether the file ends too early.
+fn is_end(error: &GGUFError) -> bool {
+    match error {
+        GGUFError::Io(error) => error.kind() == ErrorKind::UnexpectedEof,
+        other => matches!(other, GGUFError::UnexpectedEof),
+    }
+}
+
+/// A tensor's entry, and the bytes that it takes.
+struct Info {
+    info: TensorInfo,
+    start: u64,
+    end: u64,
+}
+
+impl Info {
+    /// The next entry. The library's errors do not name the tensor, so its name is looked up again.
+    fn read(cursor: &mut Cursor<&[u8]>) -> Result<Self, Fault> {
+        let start = cursor.position();
+        match TensorInfo::read_from(cursor) {
+            Ok(info) => Ok(Self { info, start, end: cursor.position() }),
+            Err(source) => Err(Self::fault(cursor.get_ref(), start, source)),
         }
-    })
+    }
+
+    fn fault(bytes: &[u8], start: u64, source: GGUFError) -> Fault {
+        let len = bytes.len() as u64;
+        match name_and_type(bytes, start) {
+            Some((tensor, number, at)) if Type::from_number(number).is_none() => {
+                unread(tensor, number).at(at)
+            }
+            Some((tensor, ..)) => {
+                let at = if is_end(&source) { len } else { start };
+                GgufError::Entry { tensor, source }.at(at)
+            }
+            None => record("tensor entry", start, len, source),
+        }
+    }
+
+    /// Where an entry's dimensions begin, its type and its offset.
+    fn fields(&self) -> [u64; 3] {
+        let before = |bytes: u64| self.end.saturating_sub(bytes);
+        let dimensions = (self.info.dimensions.len() as u64).saturating_mul(8);
+        [before(dimensions.saturating_add(12)), before(12), before(8)]
+    }
 }
 
 fn unread(tensor: String, number: u32) -> GgufError {
@@ -237,22 +301,25 @@ fn unread(tensor: String, number: u32) -> GgufError {
     GgufError::TensorType { tensor, found, expected: KNOWN }
 }
 
-/// Name and type of the entry at `start`, if that much of it is there.
-fn name_and_type(bytes: &[u8], start: u64) -> Option<(String, u32)> {
+/// Name and type of the entry at `start`, and where the type is, if that much of it is there.
+fn name_and_type(bytes: &[u8], start: u64) -> Option<(String, u32, u64)> {
     let rest = bytes.get(usize::try_from(start).ok()?..)?;
     let (len, rest) = rest.split_first_chunk()?;
     let (name, rest) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*len)).ok()?)?;
     let (rank, rest) = rest.split_first_chunk()?;
     let dimensions = usize::try_from(u32::from_le_bytes(*rank)).ok()?.checked_mul(size_of::<u64>())?;
-    let number = rest.get(dimensions..)?.first_chunk()?;
-    Some((String::from_utf8(name.to_vec()).ok()?, u32::from_le_bytes(*number)))
+    let rest = rest.get(dimensions..)?;
+    let at = bytes.len().checked_sub(rest.len())? as u64;
+    Some((String::from_utf8(name.to_vec()).ok()?, u32::from_le_bytes(*rest.first_chunk()?), at))
 }
 
-fn alignment(metadata: &Metadata) -> Result<u64, GgufError> {
+fn alignment(metadata: &Metadata) -> Result<u64, Fault> {
     match metadata.get(ALIGNMENT) {
         None => Ok(DEFAULT_ALIGNMENT),
-        Some(&MetadataValue::U32(found)) if found.is_power_of_two() => Ok(found.into()),
-        Some(other) => Err(GgufError::Alignment { found: other.to_string_representation() }),
+        Some(Pair { value: MetadataValue::U32(found), .. }) if found.is_power_of_two() => Ok((*found).into()),
+        Some(Pair { value, at }) => {
+            Err(GgufError::Alignment { found: value.to_string_representation() }.at(*at))
+        }
     }
 }
 
@@ -278,38 +345,44 @@ impl Place {
 }
 
 /// The tensors, each by itself and in their order.
-fn placed(infos: Vec<TensorInfo>, place: &Place) -> Result<Vec<Entry>, GgufError> {
+fn placed(infos: Vec<Info>, place: &Place) -> Result<Vec<Entry>, Fault> {
     let mut names = HashSet::new();
     let mut tensors = Vec::new();
     let (mut next, mut end) = (0, 0);
-    for info in infos {
-        let TensorInfo { name: tensor, dimensions, tensor_type, offset, .. } = info;
+    for entry in infos {
+        let [dimensions_at, type_at, offset_at] = entry.fields();
+        let Info {
+            info: TensorInfo { name: tensor, dimensions, tensor_type, offset, .. }, start: at, ..
+        } = entry;
         if let Some(problem) = name_problem(&tensor) {
-            return Err(GgufError::BadName { tensor, problem });
+            return Err(GgufError::BadName { tensor, problem }.at(at));
         }
         if !names.insert(tensor.clone()) {
-            return Err(GgufError::DuplicateTensor { tensor });
+            return Err(GgufError::DuplicateTensor { tensor }.at(at));
         }
         let Some(kind) = Type::from_number(tensor_type) else {
-            return Err(unread(tensor, tensor_type));
+            return Err(unread(tensor, tensor_type).at(type_at));
         };
         if offset != next {
-            return Err(GgufError::Offset { tensor, expected: next, found: offset });
+            return Err(GgufError::Offset { tensor, expected: next, found: offset }.at(offset_at));
         }
         let Some(after) = size(kind, &dimensions).and_then(|size| offset.checked_add(size)) else {
-            return Err(GgufError::Dimensions { tensor, dimensions });
+            return Err(GgufError::Dimensions { tensor, dimensions }.at(dimensions_at));
         };
         let Some(range) = place.range(offset, after) else {
-            return Err(GgufError::OutOfBounds { tensor, end: after, data: place.len });
+            return Err(GgufError::OutOfBounds { tensor, end: after, data: place.len }.at(at));
         };
         end = after;
         next = after.checked_next_multiple_of(place.alignment).unwrap_or(u64::MAX);
-        tensors.push(Entry { name: tensor, dimensions, kind, range });
+        tensors.push(Entry { name: tensor, at, dimensions, kind, range });
     }
     // The padding behind the last tensor may be missing.
     match (end..=next).contains(&place.len) {
         true => Ok(tensors),
-        false => Err(GgufError::TrailingBytes { expected: next, found: place.len }),
+        false => {
+            let fault = GgufError::TrailingBytes { expected: next, found: place.len };
+            Err(fault.at(place.start.saturating_add(next)))
+        }
     }
 }
 

@@ -12,13 +12,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ccq::format::Dtype;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
-use crate::error::{Error, NameProblem};
+use crate::error::{Error, HEADER_START};
+use crate::json::{self, Pairs};
 
 /// The longest header read, the limit of the safetensors crate.
 const MAX_HEADER: u64 = 100_000_000;
@@ -48,20 +49,41 @@ pub(crate) struct Entry {
 /// Reads the header of `file`, whose bytes are `bytes`, and checks everything but the weights.
 pub(crate) fn read(file: &Path, bytes: &[u8]) -> Result<Contents, Error> {
     let (json, data_start) = split(file, bytes)?;
-    let header: Header =
-        serde_json::from_slice(json).map_err(|source| Error::Header { file: file.into(), source })?;
-    let metadata = unique_metadata(file, header.metadata)?;
-    refuse_duplicates(file, &header.tensors)?;
+    let text = Text { file, json };
+    let header: Header = serde_json::from_slice(json).map_err(|source| {
+        let at = HEADER_START.saturating_add(json::position(json, &source));
+        Error::Header { file: file.into(), at, source }
+    })?;
+    let metadata = unique_metadata(text, header.metadata)?;
+    refuse_duplicates(text, &header.tensors)?;
 
     let data_len = bytes.len().saturating_sub(data_start) as u64;
     let mut tensors = header
         .tensors
         .into_iter()
-        .map(|(name, info)| checked(file, name, info, data_start, data_len))
+        .map(|(name, info)| checked(text, name, info, data_start, data_len))
         .collect::<Result<Vec<_>, _>>()?;
     tensors.sort_by_key(|tensor| (tensor.range.start, tensor.range.end));
     refuse_gaps(file, &tensors, data_start, bytes.len())?;
     Ok(Contents { tensors, metadata })
+}
+
+/// The JSON of a header, and its file.
+#[derive(Clone, Copy)]
+struct Text<'a> {
+    file: &'a Path,
+    json: &'a [u8],
+}
+
+impl Text<'_> {
+    fn file(self) -> PathBuf {
+        self.file.into()
+    }
+
+    /// The byte of the file where a member of the JSON begins.
+    fn at(self, path: &[&str]) -> u64 {
+        HEADER_START.saturating_add(json::place(self.json, path))
+    }
 }
 
 /// The JSON text, and where the data begins.
@@ -71,8 +93,7 @@ fn split<'a>(file: &Path, bytes: &'a [u8]) -> Result<(&'a [u8], usize), Error> {
     let (prefix, rest) = bytes.split_first_chunk::<8>().ok_or_else(|| truncated(8))?;
     let len = u64::from_le_bytes(*prefix);
     if len > MAX_HEADER {
-        let what = "header";
-        return Err(Error::TooLarge { file: file.into(), what, limit: MAX_HEADER, found: len });
+        return Err(Error::HeaderTooLarge { file: file.into(), limit: MAX_HEADER, found: len });
     }
     let end = len.saturating_add(8);
     let json = usize::try_from(len).ok().and_then(|len| rest.get(..len)).ok_or_else(|| truncated(end))?;
@@ -83,25 +104,27 @@ fn split<'a>(file: &Path, bytes: &'a [u8]) -> Result<(&'a [u8], usize), Error> {
 }
 
 fn unique_metadata(
-    file: &Path,
+    text: Text<'_>,
     pairs: Vec<Vec<(String, String)>>,
 ) -> Result<BTreeMap<String, String>, Error> {
-    let duplicate = |key: &str| Error::DuplicateMetadata { file: file.into(), key: key.into() };
-    let mut objects = pairs.into_iter();
+    let duplicate = |path: &[&str]| {
+        let key = path.last().copied().unwrap_or_default().into();
+        Error::DuplicateMetadata { file: text.file(), at: text.at(path), key }
+    };
+    if pairs.len() > 1 {
+        return Err(duplicate(&[METADATA]));
+    }
     let mut unique = BTreeMap::new();
-    for (key, value) in objects.next().unwrap_or_default() {
+    for (key, value) in pairs.into_iter().flatten() {
         if unique.contains_key(&key) {
-            return Err(duplicate(&key));
+            return Err(duplicate(&[METADATA, &key]));
         }
         unique.insert(key, value);
     }
-    match objects.next() {
-        None => Ok(unique),
-        Some(_) => Err(duplicate(METADATA)),
-    }
+    Ok(unique)
 }
 
-fn refuse_duplicates(file: &Path, tensors: &[(String, Info)]) -> Result<(), Error> {
+fn refuse_duplicates(text: Text<'_>, tensors: &[(String, Info)]) -> Result<(), Error> {
     let mut names: Vec<&str> = tensors.iter().map(|(name, _)| name.as_str()).collect();
     names.sort_unstable();
     let twice = names.windows(2).find_map(|pair| match pair {
@@ -110,39 +133,71 @@ fn refuse_duplicates(file: &Path, tensors: &[(String, Info)]) -> Result<(), Erro
     });
     match twice {
         None => Ok(()),
-        Some(name) => Err(Error::DuplicateTensor { file: file.into(), tensor: name.into() }),
+        Some(name) => {
+            Err(Error::DuplicateTensor { file: text.file(), at: text.at(&[name]), tensor: name.into() })
+        }
     }
 }
 
 /// One tensor, checked by itself.
-fn checked(file: &Path, name: String, info: Info, data_start: usize, data_len: u64) -> Result<Entry, Error> {
-    let path = || file.to_path_buf();
-    if let Some(problem) = name_problem(&name) {
-        return Err(Error::BadName { file: path(), tensor: name, problem });
+fn checked(
+    text: Text<'_>,
+    tensor: String,
+    info: Info,
+    data_start: usize,
+    data_len: u64,
+) -> Result<Entry, Error> {
+    let place = || (text.file(), text.at(&[&tensor]));
+    if let Some(problem) = name_problem(&tensor) {
+        let (file, at) = place();
+        return Err(Error::BadName { file, at, tensor, problem });
     }
     let Some(dtype) = Dtype::from_name(&info.dtype) else {
-        return Err(Error::UnknownDtype { file: path(), tensor: name, found: info.dtype });
+        let (file, at) = place();
+        return Err(Error::UnknownDtype { file, at, tensor, found: info.dtype });
     };
     let Shape { dimensions: shape, count } = info.shape;
     if count > shape.len() as u64 {
-        let limit = MAX_DIMENSIONS;
-        return Err(Error::TooManyDimensions { file: path(), tensor: name, limit, found: count });
+        let (file, at) = place();
+        return Err(Error::TooManyDimensions { file, at, tensor, limit: MAX_DIMENSIONS, found: count });
     }
     let Some(expected) = dtype.tensor_bytes(&shape) else {
-        return Err(Error::BadShape { file: path(), tensor: name, dtype, shape });
+        let (file, at) = place();
+        return Err(Error::BadShape { file, at, tensor, dtype, shape });
     };
     let (begin, end) = info.data_offsets;
-    let found = match end.checked_sub(begin) {
-        Some(found) if end <= data_len => found,
-        _ => return Err(Error::OutOfBounds { file: path(), tensor: name, begin, end, data: data_len }),
-    };
-    if found != expected {
-        return Err(Error::SizeMismatch { file: path(), tensor: name, dtype, shape, expected, found });
-    }
     let position = |offset: u64| usize::try_from(offset).ok()?.checked_add(data_start);
-    match (position(begin), position(end)) {
-        (Some(start), Some(end)) => Ok(Entry { name, dtype, shape, range: start..end }),
-        _ => Err(Error::OutOfBounds { file: path(), tensor: name, begin, end, data: data_len }),
+    let range = match (position(begin), position(end)) {
+        (Some(start), Some(stop)) if begin <= end && end <= data_len => start..stop,
+        _ => {
+            let (file, at) = place();
+            return Err(Error::OutOfBounds { file, at, tensor, begin, end, data: data_len });
+        }
+    };
+    let found = range.len() as u64;
+    if found != expected {
+        let (file, at) = place();
+        return Err(Error::SizeMismatch { file, at, tensor, dtype, shape, expected, found });
+    }
+    Ok(Entry { name: tensor, dtype, shape, range })
+}
+
+/// What is wrong with a tensor's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NameProblem {
+    /// It has no characters.
+    Empty,
+    /// It holds a control character, NUL among them.
+    ControlCharacter,
+}
+
+impl fmt::Display for NameProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "is empty",
+            Self::ControlCharacter => "holds a control character",
+        })
     }
 }
 
@@ -165,6 +220,7 @@ fn refuse_gaps(file: &Path, tensors: &[Entry], data_start: usize, file_len: usiz
         if tensor.range.start != end {
             return Err(Error::Gap {
                 file: file.into(),
+                at: tensor.range.start as u64,
                 tensor: tensor.name.clone(),
                 expected: offset(end),
                 found: offset(tensor.range.start),
@@ -176,7 +232,7 @@ fn refuse_gaps(file: &Path, tensors: &[Entry], data_start: usize, file_len: usiz
         true => Ok(()),
         false => {
             let (expected, found) = (offset(end), offset(file_len));
-            Err(Error::TrailingBytes { file: file.into(), expected, found })
+            Err(Error::TrailingBytes { file: file.into(), at: end as u64, expected, found })
         }
     }
 }
@@ -203,9 +259,6 @@ struct Shape {
     count: u64,
 }
 
-/// A JSON object as its pairs, duplicates included.
-pub(crate) struct Pairs(pub Vec<(String, String)>);
-
 impl<'de> Deserialize<'de> for Header {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Tensors;
@@ -221,7 +274,7 @@ impl<'de> Deserialize<'de> for Header {
                 while let Some(name) = map.next_key::<String>()? {
                     let within = |error| A::Error::custom(format_args!("tensor {name:?}: {error}"));
                     if name == METADATA {
-                        header.metadata.push(map.next_value::<Pairs>()?.0);
+                        header.metadata.push(map.next_value::<Pairs<String, String>>()?.0);
                     } else {
                         let info = map.next_value().map_err(within)?;
                         header.tensors.push((name, info));
@@ -256,27 +309,5 @@ impl<'de> Deserialize<'de> for Shape {
             }
         }
         deserializer.deserialize_seq(Dimensions)
-    }
-}
-
-impl<'de> Deserialize<'de> for Pairs {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Texts;
-        impl<'de> Visitor<'de> for Texts {
-            type Value = Pairs;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of strings")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
-                let mut pairs = Vec::new();
-                while let Some(pair) = map.next_entry()? {
-                    pairs.push(pair);
-                }
-                Ok(Pairs(pairs))
-            }
-        }
-        deserializer.deserialize_map(Texts)
     }
 }

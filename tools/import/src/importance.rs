@@ -229,13 +229,15 @@ impl Importance {
         let first = vectors.start.saturating_mul(width);
         let elements = first..vectors.end.saturating_mul(width);
         let mut values = self.decode(tensor, entry.dtype, &entry.values, elements)?;
-        self.check(tensor, first, &values)?;
+        let place = Place { dtype: entry.dtype, start: entry.values.start, first };
+        self.check(tensor, place, &values)?;
         let Some(range) = &entry.counts else {
             return Ok(Some(values));
         };
         let all = 0..range.len().div_ceil(size_of::<f32>());
         let counts = self.decode(tensor, Dtype::F32, range, all.clone())?;
-        self.check(&format!("{tensor}.counts"), 0, &counts)?;
+        let count_place = Place { dtype: Dtype::F32, start: range.start, first: 0 };
+        self.check(&format!("{tensor}.counts"), count_place, &counts)?;
         let of_vectors = match *counts.as_slice() {
             [one] => vec![one; vectors.len()],
             _ => counts.get(vectors).unwrap_or_default().to_vec(),
@@ -244,7 +246,7 @@ impl Importance {
             return Ok(None);
         }
         divide(&mut values, &of_vectors, width);
-        self.check(tensor, first, &values)?;
+        self.check(tensor, place, &values)?;
         Ok(Some(values))
     }
 
@@ -256,7 +258,7 @@ impl Importance {
         range: &Range<usize>,
         elements: Range<usize>,
     ) -> Result<Vec<f32>, ImportanceError> {
-        let size = if dtype == Dtype::F32 { 4 } else { 2 };
+        let size = size(dtype);
         let bytes = self.bytes.get(range.clone()).unwrap_or_default();
         let part = elements.start.saturating_mul(size)..elements.end.saturating_mul(size);
         let mut values = Vec::new();
@@ -267,19 +269,32 @@ impl Importance {
         Ok(values)
     }
 
-    /// All values are finite and at least 0; the first of them is at `first`.
-    fn check(&self, tensor: &str, first: usize, values: &[f32]) -> Result<(), ImportanceError> {
+    /// All values are finite and at least 0.
+    fn check(&self, tensor: &str, place: Place, values: &[f32]) -> Result<(), ImportanceError> {
         let bad = |value: &f32| !(value.is_finite() && *value >= 0.0);
         match values.iter().enumerate().find(|(_, value)| bad(value)) {
             None => Ok(()),
-            Some((at, &found)) => Err(ImportanceError::BadValue {
-                file: self.file.clone(),
-                tensor: tensor.into(),
-                position: first.saturating_add(at),
-                found,
-            }),
+            Some((at, &found)) => {
+                let position = place.first.saturating_add(at);
+                let at = place.start.saturating_add(position.saturating_mul(size(place.dtype))) as u64;
+                let (file, tensor) = (self.file.clone(), tensor.into());
+                Err(ImportanceError::BadValue { file, at, tensor, position, found })
+            }
         }
     }
+}
+
+/// Where values are: in a tensor of that dtype that begins at `start`, from its element `first` on.
+#[derive(Clone, Copy)]
+struct Place {
+    dtype: Dtype,
+    start: usize,
+    first: usize,
+}
+
+/// Bytes of an element: F32, F16 or BF16.
+fn size(dtype: Dtype) -> usize {
+    if dtype == Dtype::F32 { 4 } else { 2 }
 }
 
 impl Entry {

@@ -28,7 +28,7 @@ const SAFETENSORS: &str = "safetensors.";
 pub struct Model {
     pub(crate) maps: Vec<Mmap>,
     /// The file of each map.
-    files: Vec<PathBuf>,
+    pub(crate) files: Vec<PathBuf>,
     tensors: Vec<SourceTensor>,
     metadata: BTreeMap<String, Carried>,
     blobs: Vec<Blob>,
@@ -220,7 +220,8 @@ impl Files {
             let file = folder.join(shard);
             if !file.is_file() {
                 let tensor = index.tensor_of(shard);
-                return Err(Error::MissingShard { index: path.into(), shard: shard.into(), tensor });
+                let (index, at, shard) = (path.into(), index.place(&tensor), shard.into());
+                return Err(Error::MissingShard { index, at, shard, tensor });
             }
             self.add_shard(&file)?;
         }
@@ -281,8 +282,8 @@ impl Files {
             match index.weight_map.get(&name) {
                 None => return Err(Error::UnlistedTensor { index: path(), tensor: name, shard: found }),
                 Some(expected) if *expected != found => {
-                    let expected = expected.clone();
-                    return Err(Error::MisplacedTensor { index: path(), tensor: name, expected, found });
+                    let (at, expected) = (index.place(&name), expected.clone());
+                    return Err(Error::MisplacedTensor { index: path(), at, tensor: name, expected, found });
                 }
                 Some(_) => {}
             }
@@ -292,7 +293,8 @@ impl Files {
         match index.weight_map.iter().find(|(name, _)| !is_there(name)) {
             None => Ok(()),
             Some((tensor, shard)) => {
-                Err(Error::MissingTensor { index: path(), tensor: tensor.clone(), shard: shard.clone() })
+                let (at, tensor, shard) = (index.place(tensor), tensor.clone(), shard.clone());
+                Err(Error::MissingTensor { index: path(), at, tensor, shard })
             }
         }
     }

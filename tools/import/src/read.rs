@@ -47,6 +47,7 @@ impl Model {
                 let rounded = rounded(tensor.dtype, &values);
                 rounded.map(Cow::Owned).map_err(|(at, value)| Error::Overflow {
                     file: self.file(tensor).into(),
+                    at: place(tensor, elements.start.saturating_add(at)),
                     tensor: tensor.name.clone(),
                     element: elements.start.saturating_add(at),
                     value,
@@ -110,7 +111,7 @@ impl Model {
         let row = |row| usize::try_from(row).unwrap_or(usize::MAX);
         parts
             .planes(row(rows.start)..row(rows.end), |piece| self.bytes(piece))
-            .map_err(|source| Error::FastDeploy { file: file(), source })
+            .map_err(|fault| fault.within(&self.files, self.file(tensor)))
     }
 
     fn decode_planes(
@@ -155,7 +156,7 @@ impl Model {
     fn scale(&self, scaled: &Scaled, position: u64) -> Result<f32, Error> {
         let size = usize::try_from(scaled.scale_dtype.bits() / 8).unwrap_or_default();
         let at = bytes_of(position..position.saturating_add(1), size);
-        let bytes = self.bytes(&scaled.scales).get(at).unwrap_or_default();
+        let bytes = self.bytes(&scaled.scales).get(at.clone()).unwrap_or_default();
         let found = match (scaled.scale_dtype, bytes) {
             (Dtype::F8E8M0, [byte]) => fp8::e8m0(*byte),
             (dtype, bytes) => {
@@ -169,7 +170,8 @@ impl Model {
             return Ok(found);
         }
         let source = Fp8Error::Value { tensor: scaled.scales_name.clone(), position, found };
-        Err(Error::Fp8 { file: self.file_of(&scaled.scales), source: Box::new(source) })
+        let at = scaled.scales.range.start.saturating_add(at.start) as u64;
+        Err(Error::Fp8 { file: self.file_of(&scaled.scales), at, source: Box::new(source) })
     }
 
     fn decode(
@@ -215,6 +217,26 @@ fn covering(elements: &Range<u64>, width: u64) -> Range<u64> {
         Some(first) if !elements.is_empty() => first..elements.end.div_ceil(width),
         _ => 0..0,
     }
+}
+
+/// The byte of the file that has an element, or the block it is in; of codes, where they begin.
+fn place(tensor: &SourceTensor, element: u64) -> u64 {
+    let within = match (&tensor.storage, tensor.shape.as_slice()) {
+        (Storage::Ggml { block, .. }, _) => {
+            let blocks = element.checked_div(block.weights() as u64).unwrap_or(0);
+            blocks.saturating_mul(block.bytes() as u64)
+        }
+        (Storage::FastDeploy(_), _) => 0,
+        (_, &[.., height, width]) if tensor.transposed => {
+            let (row, column) = (element.checked_div(width), element.checked_rem(width).unwrap_or(0));
+            let (matrix, row) =
+                (row.and_then(|r| r.checked_div(height)), row.and_then(|r| r.checked_rem(height)));
+            let stored_row = matrix.unwrap_or(0).saturating_mul(width).saturating_add(column);
+            stored_row.saturating_mul(height).saturating_add(row.unwrap_or(0))
+        }
+        _ => element,
+    };
+    (tensor.storage.piece().range.start as u64).saturating_add(within)
 }
 
 /// The bytes of elements of `size` bytes.

@@ -1,5 +1,5 @@
-//! Every file of testdata/bad-import is refused in its phase, with its error and its message, in little memory; what is odd
-//! but right is taken. The files and the table come from `cargo xtask bad`.
+//! Every file of testdata/bad-import is refused in its phase, with its error, its byte and its message, in little memory;
+//! what is odd but right is taken. The files and the table come from `cargo xtask bad`.
 
 #[path = "../../../tests/common/peak.rs"]
 mod peak;
@@ -17,11 +17,11 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/bad-import")
 }
 
-/// Name, phase, error, message.
-fn rows() -> Vec<[String; 4]> {
+/// Name, phase, error, byte, message.
+fn rows() -> Vec<[String; 5]> {
     let table = fs::read_to_string(folder().join("expected.txt")).unwrap();
     let row =
-        |line: &str| line.splitn(4, " | ").map(String::from).collect::<Vec<_>>().try_into().expect(line);
+        |line: &str| line.splitn(5, " | ").map(String::from).collect::<Vec<_>>().try_into().expect(line);
     table.lines().filter(|line| !line.starts_with('#')).map(row).collect()
 }
 
@@ -38,7 +38,7 @@ fn every_file_has_a_row_and_every_row_a_file() {
 
 #[test]
 fn every_bad_file_is_refused() {
-    for [name, phase, error, message] in rows() {
+    for [name, phase, error, byte, message] in rows() {
         let path = folder().join(&name);
         let (found, memory) = peak::measure(|| match phase.as_str() {
             "importance" => refusal::of_importance(&path),
@@ -49,8 +49,11 @@ fn every_bad_file_is_refused() {
             // What the converter refuses, this package takes.
             ("taken" | "convert", None) => {}
             (_, Some(found)) => {
+                assert!(found.is_placed(), "{name}: {byte}");
                 let said = found.message.replace(&format!("{}/", folder().display()), "");
-                assert_eq!((found.phase, found.error, said), (phase.as_str(), error, message), "{name}");
+                let place = found.place();
+                let found = [found.phase, &found.error, &place, &said];
+                assert_eq!(found, [phase.as_str(), &error, &byte, &message], "{name}");
             }
             (_, None) => panic!("{name} is taken"),
         }

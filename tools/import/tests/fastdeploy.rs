@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::collections::BTreeMap;
+
 use ccq::code::{Cluster, Family};
 use ccq::codec::Matrix;
 use ccq::format::Dtype;
@@ -211,19 +213,34 @@ fn parts_that_do_not_belong_together_are_named() {
     assert!(matches!(error_of(&missing), FastDeployError::MissingPart { .. }));
 }
 
+const SHARDS: [&str; 2] = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+
 #[test]
 fn values_that_no_container_holds_are_named_when_they_are_read() {
     let whole = wint2(BASE, 6, 192, Dtype::Bf16);
     let error = |part: usize, at: usize, bytes: &[u8]| {
         let mut parts = whole.clone();
         parts[part].bytes[at..at + bytes.len()].copy_from_slice(bytes);
-        let folder = Folder::model(&parts, "{}");
+        // In a shard of its own, which has nothing else.
+        let apart = parts.remove(part);
+        let map = parts.iter().map(|part| (&part.name, SHARDS[0])).chain([(&apart.name, SHARDS[1])]);
+        let index = serde_json::json!({"weight_map": map.collect::<BTreeMap<_, _>>()});
+        let folder = Folder::new();
+        folder.write("model.safetensors.index.json", index.to_string().as_bytes());
+        folder.write(SHARDS[0], &safetensors(&parts));
+        folder.write(SHARDS[1], &safetensors(std::slice::from_ref(&apart)));
         let model = folder.open().unwrap();
         // Channels before it are not concerned.
         model.planes(&model.tensors()[0], 0..4).unwrap();
         match model.planes(&model.tensors()[0], 2..6) {
-            Err(Error::FastDeploy { source, .. }) => source,
-            other => panic!("{other:?}"),
+            Err(error) => {
+                let data = folder.path(SHARDS[1]).metadata().unwrap().len() - apart.bytes.len() as u64;
+                assert_eq!(error.offset(), Some(data + at as u64), "{error}");
+                let Error::FastDeploy { source, file, .. } = error else { panic!("{error}") };
+                assert_eq!(file, folder.path(SHARDS[1]));
+                source
+            }
+            Ok(planes) => panic!("{planes:?}"),
         }
     };
     let nibble = error(1, 6 + 4, &[0xA3]);

@@ -170,7 +170,7 @@ fn short_files_are_truncated() {
         );
     }
     let huge = Input::new(&[0xFF; 64]).open().unwrap_err();
-    assert!(matches!(huge, Error::TooLarge { what: "header", found: u64::MAX, .. }));
+    assert!(matches!(huge, Error::HeaderTooLarge { found: u64::MAX, .. }));
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn open(folder: &Folder, bytes: &[u8]) -> Result<Model, Error> {
 
 fn error_of(bytes: &[u8]) -> GgufError {
     match open(&Folder::new(), bytes) {
-        Err(Error::Gguf { source, file }) => {
+        Err(Error::Gguf { source, file, .. }) => {
             assert!(file.ends_with("model.gguf"));
             source
         }

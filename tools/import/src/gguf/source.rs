@@ -6,7 +6,7 @@ use std::path::Path;
 use ccq::format::Dtype;
 use gguf_rs_lib::format::metadata::MetadataValue;
 
-use super::{Contents, Entry, GgufError, Metadata, read_bytes};
+use super::{Contents, Entry, GgufError, Metadata, Pair, read};
 use crate::carried::Carried;
 use crate::error::Error;
 use crate::folder::Blob;
@@ -32,10 +32,11 @@ pub(crate) struct Source {
 
 /// Reads what `file`, whose bytes are `bytes`, holds as a model.
 pub(crate) fn source(file: &Path, bytes: &[u8]) -> Result<Source, Error> {
-    let failed = |source| Error::Gguf { file: file.into(), source };
-    let Contents { metadata, tensors, header_end } = read_bytes(bytes).map_err(failed)?;
-    if let Some(count) = metadata.get(SPLIT).and_then(MetadataValue::as_u64).filter(|&count| count > 1) {
-        return Err(failed(GgufError::Split { count }));
+    let Contents { metadata, tensors, header_end } = read(file, bytes)?;
+    if let Some(Pair { at, value }) = metadata.get(SPLIT)
+        && let Some(count) = value.as_u64().filter(|&count| count > 1)
+    {
+        return Err(GgufError::Split { count }.at(*at).within(file));
     }
     let mut tensors: Vec<_> = tensors.into_iter().map(tensor).collect();
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
@@ -44,7 +45,7 @@ pub(crate) fn source(file: &Path, bytes: &[u8]) -> Result<Source, Error> {
 }
 
 fn tensor(entry: Entry) -> SourceTensor {
-    let Entry { name, dimensions, kind, range } = entry;
+    let Entry { name, dimensions, kind, range, .. } = entry;
     let shape = dimensions.into_iter().rev().collect();
     let piece = Piece { file: 0, range };
     // Blocks are scaled by binary16 numbers, whose range their weights have.
@@ -74,5 +75,8 @@ fn carried(metadata: &Metadata) -> BTreeMap<String, Carried> {
             MetadataValue::Array(_) => return None,
         })
     };
-    metadata.iter().filter_map(|(key, found)| Some((format!("{PREFIX}{key}"), value(found)?))).collect()
+    metadata
+        .iter()
+        .filter_map(|(key, found)| Some((format!("{PREFIX}{key}"), value(&found.value)?)))
+        .collect()
 }

@@ -8,9 +8,8 @@ use ccq::format::Dtype;
 use gguf_rs_lib::format::metadata::MetadataValue;
 
 use super::error::ImportanceError;
-use crate::error::Error;
 use crate::ggml::Type;
-use crate::gguf::{self, GgufError, Metadata};
+use crate::gguf::{self, GgufError, Metadata, Pair};
 use crate::header;
 
 const KIND: &str = "general.type";
@@ -68,7 +67,8 @@ pub(super) fn safetensors(file: &Path, bytes: &[u8]) -> Result<Contents, Importa
         };
         let is_float = matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16);
         let Some((vectors, width)) = lengths.filter(|_| is_float) else {
-            return Err(ImportanceError::NotAVector { file: file.into(), tensor, dtype, shape });
+            let (file, at) = (file.into(), values.start as u64);
+            return Err(ImportanceError::NotAVector { file, at, tensor, dtype, shape });
         };
         entries.insert(tensor, Entry { dtype, vectors, width, values, counts: None });
     }
@@ -78,9 +78,11 @@ pub(super) fn safetensors(file: &Path, bytes: &[u8]) -> Result<Contents, Importa
 /// The sums and counts of an imatrix.
 pub(super) fn imatrix(file: &Path, bytes: &[u8]) -> Result<Contents, ImportanceError> {
     let gguf::Contents { metadata, tensors, .. } = gguf::read(file, bytes)?;
-    let found = metadata.get(KIND).and_then(MetadataValue::as_str);
+    let kind = metadata.get(KIND);
+    let found = kind.and_then(|kind| kind.value.as_str());
     if found != Some("imatrix") {
-        return Err(ImportanceError::NotAnImatrix { file: file.into(), found: found.map(Into::into) });
+        let (at, found) = (kind.map(|kind| kind.at), found.map(Into::into));
+        return Err(ImportanceError::NotAnImatrix { file: file.into(), at, found });
     }
     let calibration = Some(calibration(file, &metadata)?);
 
@@ -88,9 +90,9 @@ pub(super) fn imatrix(file: &Path, bytes: &[u8]) -> Result<Contents, ImportanceE
     let mut parts = BTreeMap::<String, Parts>::new();
     for tensor in tensors {
         if tensor.kind != Type::Plain(Dtype::F32) {
-            let (tensor, found) = (tensor.name, tensor.kind.name().into());
-            let source = GgufError::TensorType { tensor, found, expected: "F32" };
-            return Err(Error::Gguf { file: file.into(), source }.into());
+            let (at, tensor, found) = (tensor.at, tensor.name, tensor.kind.name().into());
+            let fault = GgufError::TensorType { tensor, found, expected: "F32" };
+            return Err(fault.at(at).within(file).into());
         }
         let of = |suffix| tensor.name.strip_suffix(suffix).filter(|name| !name.is_empty()).map(String::from);
         if let Some(name) = of(SUMS) {
@@ -136,6 +138,7 @@ impl Parts {
             }),
             _ => Err(ImportanceError::Counts {
                 file: file(),
+                at: counts.at,
                 tensor: tensor(),
                 expected: vectors,
                 found: divisors,
@@ -145,20 +148,21 @@ impl Parts {
 }
 
 fn calibration(file: &Path, metadata: &Metadata) -> Result<Calibration, ImportanceError> {
-    let wrong = |key, expected| ImportanceError::Metadata { file: file.into(), key, expected };
+    let wrong = |key, at, expected| ImportanceError::Metadata { file: file.into(), at, key, expected };
     let number = |key| match metadata.get(key) {
         None => Ok(None),
-        Some(&MetadataValue::U32(number)) => Ok(Some(number)),
-        Some(_) => Err(wrong(key, "u32")),
+        Some(Pair { value: MetadataValue::U32(number), .. }) => Ok(Some(*number)),
+        Some(Pair { at, .. }) => Err(wrong(key, *at, "u32")),
     };
-    let no_texts = || wrong(DATASETS, "array of strings");
+    let texts = |value: &MetadataValue| match value {
+        MetadataValue::Array(array) => {
+            array.values.iter().map(|text| text.as_str().map(Into::into)).collect()
+        }
+        _ => None,
+    };
     let datasets = match metadata.get(DATASETS) {
         None => Vec::new(),
-        Some(MetadataValue::Array(array)) => {
-            let texts = array.values.iter().map(|text| text.as_str().map(Into::into));
-            texts.collect::<Option<_>>().ok_or_else(no_texts)?
-        }
-        Some(_) => return Err(no_texts()),
+        Some(Pair { at, value }) => texts(value).ok_or_else(|| wrong(DATASETS, *at, "array of strings"))?,
     };
     let (chunk_count, chunk_size) = (number(CHUNK_COUNT)?, number(CHUNK_SIZE)?);
     Ok(Calibration { datasets, chunk_count, chunk_size })

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use ccq::format::Dtype;
 
-use crate::error::Error;
+use crate::error::{Error, byte};
 
 /// Why importance vectors cannot be used. Positions count elements of the named tensor from its first.
 #[derive(Debug, thiserror::Error)]
@@ -26,18 +26,22 @@ pub enum ImportanceError {
         file: PathBuf,
     },
     /// The GGUF file is something else, a model for example.
-    #[error("{}: general.type is {found:?}, expected \"imatrix\"; name the file that llama-imatrix wrote", file.display())]
+    #[error("{}: {}general.type is {found:?}, expected \"imatrix\"; name the file that llama-imatrix wrote", file.display(), byte(*at))]
     NotAnImatrix {
         /// The file.
         file: PathBuf,
+        /// The byte where its `general.type` is, if it has one.
+        at: Option<u64>,
         /// Its `general.type`, if it has one that is text.
         found: Option<String>,
     },
     /// A metadata value of the imatrix has another type.
-    #[error("{}: {key} is no {expected}; write the file again with llama-imatrix", file.display())]
+    #[error("{}: at byte {at}: {key} is no {expected}; write the file again with llama-imatrix", file.display())]
     Metadata {
         /// The file.
         file: PathBuf,
+        /// The byte of the file it is about.
+        at: u64,
         /// The key.
         key: &'static str,
         /// What it should be.
@@ -50,10 +54,12 @@ pub enum ImportanceError {
         file: PathBuf,
     },
     /// A tensor of the safetensors file is no vector, nor one vector an expert.
-    #[error("{}: tensor {tensor:?} is {dtype} {shape:?}, expected F32, F16 or BF16 of shape [in_features] or [experts, in_features]", file.display())]
+    #[error("{}: at byte {at}: tensor {tensor:?} is {dtype} {shape:?}, expected F32, F16 or BF16 of shape [in_features] or [experts, in_features]", file.display())]
     NotAVector {
         /// The file.
         file: PathBuf,
+        /// The byte of the file it is about.
+        at: u64,
         /// The tensor.
         tensor: String,
         /// Its element type.
@@ -72,10 +78,12 @@ pub enum ImportanceError {
         missing: &'static str,
     },
     /// An imatrix has neither one count for a tensor nor one for each of its vectors.
-    #[error("{}: tensor {tensor:?} has {found} counts, expected {expected}, one for each vector, or one for all; the file is damaged", file.display())]
+    #[error("{}: at byte {at}: tensor {tensor:?} has {found} counts, expected {expected}, one for each vector, or one for all; the file is damaged", file.display())]
     Counts {
         /// The file.
         file: PathBuf,
+        /// The byte of the file it is about.
+        at: u64,
         /// The tensor, by llama.cpp's name.
         tensor: String,
         /// Its vectors.
@@ -84,10 +92,12 @@ pub enum ImportanceError {
         found: u64,
     },
     /// A value is negative, infinite or NaN.
-    #[error("{}: tensor {tensor:?}: value {position} is {found}, expected a finite one of at least 0; calibrate again", file.display())]
+    #[error("{}: at byte {at}: tensor {tensor:?}: value {position} is {found}, expected a finite one of at least 0; calibrate again", file.display())]
     BadValue {
         /// The file.
         file: PathBuf,
+        /// The byte of the file it is about.
+        at: u64,
         /// The tensor, by its name in the file.
         tensor: String,
         /// The position of the value.
@@ -125,4 +135,25 @@ pub enum ImportanceError {
         /// Experts in the file.
         found: usize,
     },
+}
+
+impl ImportanceError {
+    /// The byte of the file that the error is about, counted from its start; `None` for what lies at no byte, as a
+    /// tensor that is missing or a model that the file was not made for.
+    pub fn offset(&self) -> Option<u64> {
+        match self {
+            Self::Source(error) => error.offset(),
+            Self::NotAnImatrix { at, .. } => *at,
+            Self::Metadata { at, .. }
+            | Self::NotAVector { at, .. }
+            | Self::Counts { at, .. }
+            | Self::BadValue { at, .. } => Some(*at),
+            Self::UnknownInput { .. }
+            | Self::OldImatrix { .. }
+            | Self::Empty { .. }
+            | Self::MissingPart { .. }
+            | Self::WrongLength { .. }
+            | Self::NoExpert { .. } => None,
+        }
+    }
 }
