@@ -1,14 +1,15 @@
 //! How fast this processor decodes and multiplies matrices of random weights, to be asked over standard input: what
 //! `benches/compare.py` measures with, in turns with others on the same machine.
 //!
-//!     echo ccq-2.06 int8 4096 4096 64 1 1 | cargo run --release --example speed
+//!     echo ccq-2.06 int8 4096 4096 64 64 1 1 | cargo run --release --example speed
 //!
-//! A line names an encoding, an operation (decode, decode_f16, decode_bf16, matrix, memset, exact, int8), rows, columns,
-//! copies of the matrix to take in turn, threads, vectors, and optionally an instruction set; the answer is the
-//! seconds of the fastest pass over one copy, of as many passes as there are copies, and the megabytes of each.
+//! A line names an encoding, an operation, rows, columns, copies of the matrix to take in turn, passes, threads, vectors,
+//! and optionally an instruction set; the answer is the seconds of the fastest pass, each over one copy, and the megabytes
+//! of that.
 //!
-//! decode goes row by row into one buffer, matrix into memory for all rows, memset fills that memory; exact and int8
-//! are products, rounding the vectors included.
+//! decode, decode_f16 and decode_bf16 go row by row into one buffer, matrix into memory for all rows, memset fills that
+//! memory; exact and int8 are products, rounding the vectors included; read and read_ahead do nothing but read the
+//! same bytes, the latter prefetching them as products do.
 
 use std::collections::HashMap;
 use std::hint::black_box;
@@ -30,7 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let number =
             |at: usize| numbers.get(at).ok_or("a number is missing")?.parse().map_err(|_| "no number");
         let (rows, columns, copies): (usize, usize, usize) = (number(0)?, number(1)?, number(2)?);
-        let (threads, vectors): (usize, usize) = (number(3)?, number(4)?);
+        let (passes, threads, vectors): (usize, usize, usize) = (number(3)?, number(4)?, number(5)?);
         let (name, group) = encoding.split_once(':').unwrap_or((encoding, ""));
         let family = Family::from_name(name).ok_or("no such encoding")?;
         let code = if group.is_empty() { family.default_code() } else { family.code(group.parse()?) }?;
@@ -40,11 +41,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         let planes = kept.entry(key).or_insert_with(|| random(&code, rows, columns, copies));
         let isa =
-            numbers.get(5).map_or(Some(Isa::detect()), |name| Isa::all().find(|isa| isa.name() == *name));
+            numbers.get(6).map_or(Some(Isa::detect()), |name| Isa::all().find(|isa| isa.name() == *name));
         let isa = isa.ok_or("no such instruction set")?;
         let matrices =
             planes.iter().map(|planes| matrix(code, rows, columns, planes).with_isa(isa)).collect();
-        let seconds = Bench { matrices, threads: threads.max(1), vectors }.run(operation)?;
+        let seconds = Bench { matrices, isa, passes, threads: threads.max(1), vectors }.run(operation)?;
         let bytes: usize = planes.first().map_or(0, |planes| planes.iter().map(Vec::len).sum());
         let mut out = std::io::stdout().lock();
         writeln!(out, "{seconds:e} {:.3}", bytes as f64 / 1e6)?;
@@ -83,11 +84,13 @@ fn matrix(code: Code, rows: usize, columns: usize, planes: &[Vec<u8>; 4]) -> Mat
 
 struct Bench<'a> {
     matrices: Vec<Matrix<'a>>,
+    isa: Isa,
+    passes: usize,
     threads: usize,
     vectors: usize,
 }
 
-impl Bench<'_> {
+impl<'a> Bench<'a> {
     fn run(&self, operation: &str) -> Result<f64, String> {
         let (rows, columns) = (self.matrices[0].rows(), self.matrices[0].in_features());
         let x: Vec<f32> = (0..columns * self.vectors).map(|at| (at % 7) as f32 - 3.0).collect();
@@ -123,8 +126,24 @@ impl Bench<'_> {
                 || Activations::new(black_box(&x), columns),
                 |matrix, rows, x, y| matrix.matvec_int8_rows(rows, x, y).unwrap(),
             )),
+            "read" => Ok(self.product(|| (), |matrix, rows, _, _| self.read(matrix, rows, false))),
+            "read_ahead" => Ok(self.product(|| (), |matrix, rows, _, _| self.read(matrix, rows, true))),
             _ => Err(format!("no operation is called {operation}")),
         }
+    }
+
+    /// Reads the planes of some rows.
+    fn read(&self, matrix: &Matrix<'_>, rows: Range<usize>, prefetch: bool) {
+        let Planes { code, local_scale, super_scale, cluster } = matrix.planes();
+        for plane in [code, local_scale, super_scale, cluster] {
+            let width = plane.len() / matrix.rows();
+            black_box(self.isa.read(&plane[rows.start * width..rows.end * width], prefetch));
+        }
+    }
+
+    /// The copies in turn.
+    fn passes(&self) -> impl Iterator<Item = &Matrix<'a>> {
+        self.matrices.iter().cycle().take(self.passes)
     }
 
     /// Seconds of the fastest product, with the rows in as many equal parts as there are threads.
@@ -141,7 +160,7 @@ impl Bench<'_> {
             let (first, last) = ((at * size).min(rows), ((at + 1) * size).min(rows));
             let mut y = vec![0.0; (last - first) * self.vectors];
             let mut best = f64::INFINITY;
-            for matrix in &self.matrices {
+            for matrix in self.passes() {
                 meeting.wait();
                 let begin = Instant::now();
                 if at == 0 {
@@ -164,7 +183,7 @@ impl Bench<'_> {
     /// Seconds of the fastest pass.
     fn best(&self, mut pass: impl FnMut(&Matrix<'_>)) -> f64 {
         let mut best = f64::INFINITY;
-        for matrix in &self.matrices {
+        for matrix in self.passes() {
             let start = Instant::now();
             pass(black_box(matrix));
             best = best.min(start.elapsed().as_secs_f64());
@@ -174,7 +193,7 @@ impl Bench<'_> {
 }
 
 /// Where threads wait for each other without sleeping, as those of inference engines do: to wake one takes a good part
-/// of the time of a product.
+/// of the time of a product. One that waits for long makes room: the other may be waiting for its core.
 struct Meeting {
     threads: usize,
     arrivals: AtomicUsize,
@@ -182,9 +201,15 @@ struct Meeting {
 
 impl Meeting {
     fn wait(&self) {
+        const MOST_SPINS: u32 = 2_000;
+        let mut spins = 0u32;
         let meeting = self.arrivals.fetch_add(1, Ordering::AcqRel) / self.threads;
         while self.arrivals.load(Ordering::Acquire) / self.threads == meeting {
-            std::hint::spin_loop();
+            match spins {
+                MOST_SPINS.. => std::thread::yield_now(),
+                _ => std::hint::spin_loop(),
+            }
+            spins = spins.saturating_add(1);
         }
     }
 }

@@ -29,6 +29,10 @@ ROWS = COLUMNS = 4096
 # Weights are taken in turn from so many bytes of copies, of which no cache keeps any.
 COPIES_BYTES = 256 << 20
 DECODE_COPIES = 8
+# Threads get more time to come to cores of their own; a cached product takes one copy, of 4 to 17 MB, again and again.
+TURNS = 4
+CACHED_PASSES = 256
+DECODING = ["decode", "decode_f16", "decode_bf16", "matrix", "memset"]
 
 
 def everything(machine: Row, versions: Row, program: Optional[Path], rounds: int) -> Row:
@@ -42,44 +46,43 @@ def everything(machine: Row, versions: Row, program: Optional[Path], rounds: int
         "versions": versions,
         "rounds": rounds,
         "shape": f"{ROWS} x {COLUMNS}",
+        "weights": ROWS * COLUMNS,
         "kernels": kernels,
         "products": [_pair(speed, peer, *pair, rounds) for pair in PAIRS],
     }
 
 
 def _kernel(speed: "Speed", encoding: str, rounds: int) -> Row:
-    """One encoding: Gweights/s of every operation, the best of all rounds."""
+    """One encoding: Gweights/s of every operation, the best of all rounds; in each, one thread and two alternate."""
     copies = speed.copies(encoding)
-    operations = {
-        "decode": (DECODE_COPIES, 1),
-        "decode_f16": (DECODE_COPIES, 1),
-        "decode_bf16": (DECODE_COPIES, 1),
-        "matrix": (DECODE_COPIES, 1),
-        "memset": (DECODE_COPIES, 1),
-        "exact": (copies, 1),
-        "int8": (copies, 1),
-        "int8 by two": (copies, 2),
-    }
-    samples: dict[str, list[float]] = {name: [] for name in operations}
+    runs = {name: (name, DECODE_COPIES, DECODE_COPIES, 1) for name in DECODING}
+    runs["exact"] = ("exact", copies, copies, 1)
+    for name in ("int8", "read", "read_ahead", "int8 cached"):
+        turns = (1, CACHED_PASSES) if "cached" in name else (copies, TURNS * copies)
+        runs |= {f"{name} by {threads}": (name.split()[0], *turns, threads) for threads in (1, 2)}
+    samples: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds):
         print(f"kernels, round {number + 1}: {encoding}", file=sys.stderr)
-        for name, (sets, threads) in operations.items():
-            samples[name].append(speed.gweights(encoding, name.split()[0], sets, threads))
-    of_memset = median(a / b for a, b in zip(samples["matrix"], samples["memset"]))
-    best = {name: max(values) for name, values in samples.items()}
-    # Of the best: two threads are at their best in few rounds where others use the cores too.
-    by_two = best["int8 by two"] / best["int8"]
-    return {"encoding": encoding, **best, "of_memset": of_memset, "two_over_one": by_two, "rounds": samples}
+        for name, run in runs.items():
+            samples[name].append(speed.gweights(encoding, *run))
+    return {
+        "encoding": encoding,
+        "megabytes": speed.megabytes[encoding],
+        "best": {name: max(values) for name, values in samples.items()},
+        "of_memset": median(a / b for a, b in zip(samples["matrix"], samples["memset"])),
+        "rounds": samples,
+    }
 
 
 def _pair(speed: "Speed", peer: "Graphs", encoding: str, kind: str, rounds: int) -> Row:
     """The int8 product of ours and ggml's of a vector, one thread, in turns."""
     name, _, repacked = kind.partition(" ")
     product = peer.product(name, bool(repacked))
+    copies = speed.copies(encoding)
     both: list[tuple[float, float]] = []
     for number in range(rounds):
         print(f"products, round {number + 1}: {encoding} / {kind}", file=sys.stderr)
-        mine = speed.gweights(encoding, "int8", speed.copies(encoding), 1)
+        mine = speed.gweights(encoding, "int8", copies, copies, 1)
         both.append((mine, ROWS * COLUMNS / product.best() / 1e9))
     product.free()
     return {
@@ -102,17 +105,17 @@ class Speed:
 
     def copies(self, encoding: str) -> int:
         if encoding not in self.megabytes:
-            self._ask(encoding, "decode", 1, 1)
+            self._ask(encoding, "decode", 1, 1, 1)
         return int(COPIES_BYTES / 1e6 / self.megabytes[encoding]) + 1
 
-    def gweights(self, encoding: str, operation: str, copies: int, threads: int) -> float:
-        return ROWS * COLUMNS / self._ask(encoding, operation, copies, threads) / 1e9
+    def gweights(self, encoding: str, operation: str, copies: int, passes: int, threads: int) -> float:
+        return ROWS * COLUMNS / self._ask(encoding, operation, copies, passes, threads) / 1e9
 
-    def _ask(self, encoding: str, operation: str, copies: int, threads: int) -> float:
+    def _ask(self, encoding: str, operation: str, copies: int, passes: int, threads: int) -> float:
         process = self.process
         if process.stdin is None or process.stdout is None:
             raise AssertionError("opened with pipes")
-        process.stdin.write(f"{encoding} {operation} {ROWS} {COLUMNS} {copies} {threads} 1\n")
+        process.stdin.write(f"{encoding} {operation} {ROWS} {COLUMNS} {copies} {passes} {threads} 1\n")
         process.stdin.flush()
         answer = process.stdout.readline().split()
         if len(answer) != 2:

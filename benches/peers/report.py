@@ -85,7 +85,8 @@ def speed_setting(speed: Row) -> str:
 def _tables(results: Results) -> dict[str, Cells]:
     tables = _accuracy(results)
     if "speed" in results:
-        tables |= {"kernels": _kernels(results["speed"]), "products": _products(results["speed"])}
+        speed = results["speed"]
+        tables |= {"kernels": _kernels(speed), "threads": _threads(speed), "products": _products(speed)}
     return tables
 
 
@@ -125,12 +126,32 @@ def _is_balanced(pair: Row) -> bool:
 
 def _kernels(speed: Row) -> Cells:
     """Ours, one thread: billions of weights a second."""
-    head = ["encoding", "to f32", "to f16", "to bf16", "matrix to memory", "of a memset", "f32 product"]
-    table = [[*head, "int8 product", "two threads", "over one"]]
+    head = ["encoding", "to f32", "to f16", "to bf16", "matrix to memory", "of a memset"]
+    table = [[*head, "f32 product", "int8 product"]]
     for row in speed["kernels"]:
-        cells = [f"{row[key]:.1f}" for key in ("decode", "decode_f16", "decode_bf16", "matrix")]
-        cells += [f"{row['of_memset']:.0%}", f"{row['exact']:.1f}", f"{row['int8']:.1f}"]
-        table.append([row["encoding"], *cells, f"{row['int8 by two']:.1f}", f"{row['two_over_one']:.2f}"])
+        best = row["best"]
+        cells = [f"{best[name]:.1f}" for name in ("decode", "decode_f16", "decode_bf16", "matrix")]
+        cells += [f"{row['of_memset']:.0%}", f"{best['exact']:.1f}", f"{best['int8 by 1']:.1f}"]
+        table.append([row["encoding"], *cells])
+    return table
+
+
+def _threads(speed: Row) -> Cells:
+    """What a second thread adds, to the int8 product and to reading the same bytes."""
+    head = ["encoding", "two threads", "over one", "from the cache", "one: GB/s", "pure read", "share"]
+    table = [[*head, "two: GB/s", "pure read", "share", "pure read, two over one"]]
+    for row in speed["kernels"]:
+        best = row["best"]
+        two_over_one = [best[f"{what} by 2"] / best[f"{what} by 1"] for what in ("int8", "int8 cached")]
+        cells = [f"{best['int8 by 2']:.1f}", *(f"{ratio:.2f}" for ratio in two_over_one)]
+        reads = []
+        for threads in (1, 2):
+            read = max(best[f"{what} by {threads}"] for what in ("read", "read_ahead"))
+            product = best[f"int8 by {threads}"]
+            gigabytes = row["megabytes"] * 1e6 / speed["weights"]  # of a thousand million weights
+            cells += [f"{product * gigabytes:.1f}", f"{read * gigabytes:.1f}", f"{product / read:.0%}"]
+            reads.append(read)
+        table.append([row["encoding"], *cells, f"{reads[1] / reads[0]:.2f}"])
     return table
 
 

@@ -12,6 +12,7 @@ pub mod kernel;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 pub mod plan;
+mod read;
 mod row;
 mod source;
 #[cfg(test)]
@@ -165,6 +166,12 @@ impl Isa {
             #[cfg(target_arch = "aarch64")]
             Level::Neon => unsafe { neon::run(job, neon::Neon::new()) },
         }
+    }
+
+    /// Reads bytes with this instruction set's loads, and does next to nothing with them: what bounds the speed of
+    /// products, for benches.
+    pub fn read(self, bytes: &[u8], prefetch: bool) -> f32 {
+        read::read(self, bytes, prefetch)
     }
 
     /// Its name.

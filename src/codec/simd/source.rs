@@ -13,7 +13,7 @@ use crate::codec::activations::CHUNK;
 use crate::codec::{ClusterParams, Matrix};
 
 /// Bytes of the code plane to ask memory for ahead of their use.
-const AHEAD: usize = 8192;
+pub const AHEAD: usize = 8192;
 
 /// Where the states of a row come from.
 pub trait Source<S: Simd>: Copy {
