@@ -1,5 +1,16 @@
 //! Vectors to multiply with, rounded to eight bits.
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
+
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
@@ -54,7 +65,7 @@ impl Activations {
     /// Rounds vectors of `in_features` values, one after the other; values after the last whole vector are left out.
     pub fn new(x: &[f32], in_features: usize) -> Self {
         let vectors = x.len().checked_div(in_features).unwrap_or(0);
-        let chunks = vec![Chunk::ZEROS; vectors * in_features.div_ceil(BLOCK * CHUNK)];
+        let chunks = vec![Chunk::ZEROS; vectors.saturating_mul(in_features.div_ceil(BLOCK * CHUNK))];
         let mut rounded = Self { in_features, vectors, chunks };
         match Isa::detect() {
             Isa::PORTABLE => rounded.round(x),
@@ -68,18 +79,19 @@ impl Activations {
         let vectors = x.chunks_exact(self.in_features.max(1));
         let parts = vectors.flat_map(|x| x.chunks(BLOCK * CHUNK));
         for (x, chunk) in parts.zip(&mut self.chunks) {
-            for (at, x) in x.chunks(BLOCK).enumerate() {
+            let Chunk { values, scales, sums, half_scales, half_sums } = chunk;
+            let halves = half_scales.as_chunks_mut().0.iter_mut().zip(half_sums.as_chunks_mut().0);
+            let blocks = values.iter_mut().zip(scales).zip(sums).zip(halves);
+            for (x, (((values, scale), sum), (half_scales, half_sums))) in x.chunks(BLOCK).zip(blocks) {
                 let mut block = [0.0; BLOCK];
-                block[..x.len()].copy_from_slice(x);
-                let (rounded, scale) = round(&block);
-                let sum = |values: &[i8]| values.iter().map(|&value| i32::from(value)).sum::<i32>();
-                let (low, high) = rounded.split_at(HALF);
-                let (low, high) = (sum(low), sum(high));
-                chunk.values[at] = rounded;
-                chunk.scales[at] = scale;
-                chunk.sums[at] = (low + high) as f32 * scale;
-                chunk.half_scales[2 * at..][..2].fill(scale);
-                chunk.half_sums[2 * at..][..2].copy_from_slice(&[low as f32 * scale, high as f32 * scale]);
+                block.iter_mut().zip(x).for_each(|(to, from)| *to = *from);
+                (*values, *scale) = round(&block);
+                let sum_of = |values: &[i8]| values.iter().map(|&value| i32::from(value)).sum::<i32>();
+                let (low, high) = values.split_at(HALF);
+                let (low, high) = (sum_of(low), sum_of(high));
+                *sum = low.wrapping_add(high) as f32 * *scale;
+                *half_scales = [*scale; 2];
+                *half_sums = [low as f32 * *scale, high as f32 * *scale];
             }
         }
     }
@@ -97,8 +109,8 @@ impl Activations {
     /// The chunks of a vector.
     #[inline(always)]
     pub(super) fn chunks(&self, vector: usize) -> &[Chunk] {
-        let of_each = self.in_features.div_ceil(BLOCK * CHUNK);
-        &self.chunks[vector * of_each..][..of_each]
+        let of_each = self.in_features.div_ceil(BLOCK * CHUNK).max(1);
+        self.chunks.chunks_exact(of_each).nth(vector).unwrap_or_default()
     }
 }
 

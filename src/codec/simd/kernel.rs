@@ -79,7 +79,7 @@ impl<O: Origin, T: Element> Job for Decode<'_, '_, O, T> {
                 if !last.is_empty() {
                     let mut all = [T::ZERO; BLOCK];
                     decode_block(&context, chunk * CHUNK + whole, &scales.as_chunks().0[whole], &mut all);
-                    last.copy_from_slice(&all[..last.len()]);
+                    last.iter_mut().zip(all).for_each(|(to, from)| *to = from);
                 }
             }
         });
@@ -120,7 +120,7 @@ impl<O: Origin, T: Element> Job for DecodePastCaches<'_, '_, O, T> {
         self.rows.each(simd, |context| {
             let row = rows.next().unwrap_or_default();
             for (part, out) in row.chunks_mut(NEAR * BLOCK).enumerate() {
-                let chunks = near[..out.len().div_ceil(BLOCK)].chunks_mut(CHUNK);
+                let chunks = near.get_mut(..out.len().div_ceil(BLOCK)).unwrap_or_default().chunks_mut(CHUNK);
                 for (chunk, near) in (part * NEAR / CHUNK..).zip(chunks) {
                     let Lines(scales) = &context.scales(chunk, context.row.super_scale);
                     for ((at, near), scales) in near.iter_mut().enumerate().zip(scales.as_chunks().0) {
@@ -223,7 +223,7 @@ fn multiply_portably(
     let decoder = Decoder::new(&matrix.code);
     let mut weights = alloc::vec![0.0f32; matrix.in_features.next_multiple_of(BLOCK)];
     for (planes, y) in rows.filter_map(|row| matrix.row(row)).zip(y.chunks_exact_mut(vectors)) {
-        decoder.decode_row(planes, &mut weights[..matrix.in_features]);
+        decoder.decode_row(planes, weights.get_mut(..matrix.in_features).unwrap_or_default());
         for (m, y) in y.iter_mut().enumerate() {
             *y = dot(weights.as_chunks().0, x.iter().skip(m).step_by(vectors));
         }
@@ -234,8 +234,8 @@ fn multiply_portably(
 fn dot<'a>(a: &[[f32; BLOCK]], b: impl Iterator<Item = &'a [f32; BLOCK]>) -> f32 {
     let mut sums = [0.0f32; BLOCK];
     for (a, b) in a.iter().zip(b) {
-        for lane in 0..BLOCK {
-            sums[lane] += a[lane] * b[lane];
+        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += a * b;
         }
     }
     sums.iter().sum()
@@ -262,9 +262,9 @@ impl<O: Origin, const M: usize> Job for Product<'_, '_, O, M> {
                 let Lines(scales) = &context.scales(chunk, 1.0);
                 for ((block, scales), x) in (chunk * CHUNK..).zip(scales.as_chunks::<2>().0).zip(&mut blocks)
                 {
+                    let Some(x) = x.get(first..).and_then(|x| x.first_chunk::<M>()) else { break };
                     let [a, b, c, d] = simd.widen(context.states(block), context.zero_point);
                     let (low, high) = (simd.splat(scales[0]), simd.splat(scales[1]));
-                    let x: &[_; M] = x[first..].first_chunk().expect("M of the vectors");
                     for m in 0..M {
                         let (x, _) = x[m].as_chunks::<LANES>();
                         let one = simd.fma(b, simd.load(&x[1]), simd.mul(a, simd.load(&x[0])));
@@ -273,8 +273,8 @@ impl<O: Origin, const M: usize> Job for Product<'_, '_, O, M> {
                     }
                 }
             }
-            let products = &mut products.next().unwrap_or_default()[first..][..M];
-            for (product, sum) in products.iter_mut().zip(sums) {
+            let products = products.next().unwrap_or_default().iter_mut().skip(first);
+            for (product, sum) in products.zip(sums) {
                 *product = simd.total(sum) * context.row.super_scale;
             }
         });
@@ -310,7 +310,10 @@ fn multiply_int8_portably(matrix: &Matrix<'_>, rows: Range<usize>, x: &Activatio
     let mut states = alloc::vec![0i32; matrix.in_features.next_multiple_of(BLOCK)];
     let mut spare = Vec::new();
     for (row, y) in rows.zip(y.chunks_exact_mut(x.vectors().max(1))) {
-        decoder.states_of_row(matrix.row(row).unwrap_or_default(), &mut states[..matrix.in_features]);
+        decoder.states_of_row(
+            matrix.row(row).unwrap_or_default(),
+            states.get_mut(..matrix.in_features).unwrap_or_default(),
+        );
         let row = Row::new(matrix, &widths, row, &mut spare);
         y.fill(0.0);
         for (chunk, states) in states.chunks(CHUNK * BLOCK).enumerate() {

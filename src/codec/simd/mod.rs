@@ -4,6 +4,10 @@
 //! it from functions compiled for one instruction set each. Decoded weights are the portable decoder's to the last
 //! bit; products differ from it, and from each other, by the order of their sums.
 
+// Indices are not denied: they count arrays whose lengths are types, and the arithmetic of places in a row is what
+// `Row::window` relies on.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]

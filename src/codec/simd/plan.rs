@@ -18,6 +18,9 @@
 //! - AVX2, NEON: two bytes of the window for each state, from the one in which it begins, in a 16-bit lane; shifted
 //!   left so that its top bit is the lane's, then all right by the same number.
 
+// What panics here fails to compile: the tables are made by the compiler.
+#![allow(clippy::panic)]
+
 use crate::code::{Code, Family, GROUP_SIZES, LocalScale, Segment};
 
 /// Weights of a block.
