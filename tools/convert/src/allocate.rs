@@ -53,6 +53,14 @@ pub struct Target {
     pub candidates: Vec<Option<Code>>,
 }
 
+impl Target {
+    /// What there is to choose from, in one line.
+    pub fn list(&self) -> String {
+        let name = |code: &Option<Code>| code.map_or_else(|| "raw".to_owned(), |code| code.to_string());
+        self.candidates.iter().map(name).collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// How large a file may be.
 #[derive(Clone, Copy, Debug)]
 pub enum Budget {
@@ -95,6 +103,9 @@ pub struct Outcome {
     pub error: f64,
     /// The same with one encoding for all of them.
     pub uniform: Vec<Uniform>,
+    /// What was measured, for whoever goes on with the job.
+    #[serde(skip)]
+    pub measured: String,
 }
 
 /// What one encoding for all free tensors would give; tensors that cannot take it stay raw.
@@ -136,7 +147,7 @@ struct Free<'a> {
     weight: f64,
 }
 
-/// Fills in what `recipe` leaves open.
+/// Fills in what `recipe` leaves open; `known` is what an earlier run of the same job measured.
 ///
 /// # Errors
 /// `NothingToChoose`, `Budget`; what reading and measuring the weights gives.
@@ -145,6 +156,7 @@ pub fn allocate(
     recipe: &Recipe,
     target: &Target,
     importance: Option<&Importance>,
+    known: Option<&str>,
     common: &Common,
 ) -> Result<(Recipe, Outcome, Vec<String>), Error> {
     let mut free = free(model, recipe, &target.candidates);
@@ -156,7 +168,9 @@ pub fn allocate(
     let budget = target.budget.bytes(parameters);
     // Whether it can be done at all shows before anything is measured.
     Solver { model, recipe, target, free: &free, common, parameters, budget }.smallest()?;
-    measure::measure(model, &mut free, importance)?;
+    if !known.is_some_and(|known| measure::recall(&mut free, known)) {
+        measure::measure(model, &mut free, importance)?;
+    }
     let solver = Solver { model, recipe, target, free: &free, common, parameters, budget };
     let solved = solver.solve()?;
     let outcome = Outcome {
@@ -165,6 +179,7 @@ pub fn allocate(
         bytes: solved.bytes,
         error: mean_error(&free, |at, _| solved.choices.get(at).copied()),
         uniform: uniform(model, recipe, target, &free, common)?,
+        measured: measure::note(&free),
     };
     let warnings = if (solved.bytes as f64) < budget as f64 * (1.0 - TOLERANCE) {
         vec![solver.too_small(&solved)?]

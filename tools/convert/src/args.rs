@@ -21,27 +21,8 @@ const RAW: &str = "raw";
 const FASTDEPLOY: &str = "fastdeploy";
 /// What a budget may be spent on, where nothing else is said: all that was the best for some matrix of a real model.
 /// `ccq-2.5` stores its local scales in spare bits, so that groups of 32 take no more than groups of 64.
-const CANDIDATES: [&str; 19] = [
-    "int2:channel",
-    "int2:128",
-    "int2",
-    "int2:32",
-    "ccq-2.06:128",
-    "ccq-2.06",
-    "ccq-2.06:32",
-    "ccq-2.5:32",
-    "ccq-2.75",
-    "ccq-2.75:32",
-    "wint4:channel",
-    "wint4:128",
-    "wint4",
-    "wint4:32",
-    "wint8",
-    "wint8:128",
-    "wint8:64",
-    "wint8:32",
-    RAW,
-];
+const CANDIDATES: &str = "int2:channel,int2:128,int2,int2:32,ccq-2.06:128,ccq-2.06,ccq-2.06:32,ccq-2.5:32,ccq-2.75,\
+     ccq-2.75:32,wint4:channel,wint4:128,wint4,wint4:32,wint8,wint8:128,wint8:64,wint8:32,raw";
 /// The first argument that asks for parts to be joined.
 const MERGE: &str = "merge";
 
@@ -129,6 +110,7 @@ impl Conversion {
             ("--quantize", list(quantize)),
             ("--importance", text(self.importance.as_ref().map(|file| file.display()))),
             ("--target", text(self.target.as_ref().map(|target| &target.budget))),
+            ("--candidates", text(self.target.as_ref().map(Target::list))),
         ];
         options.into_iter().map(|(option, given)| (option.to_owned(), given))
     }
@@ -464,7 +446,7 @@ impl Args {
         self.refuse(&given, "does not go with a target; --candidates says what to choose from")?;
         let mut candidates = self.candidates.clone();
         if candidates.is_empty() {
-            candidates = CANDIDATES.iter().filter_map(|name| candidate(name).ok()).collect();
+            candidates = CANDIDATES.split(',').filter_map(|name| candidate(name).ok()).collect();
         }
         Ok(Some(Target { budget, candidates }))
     }

@@ -75,7 +75,7 @@ pub fn dry_run(common: &Common, conversion: &Conversion, pool: &ThreadPool) -> R
     let model = source::open(common)?;
     let inputs = Inputs::new(model.input_files())?;
     let Prepared { mut plan, outcome, warnings, .. } =
-        pool.install(|| prepare(&model, conversion, common))?;
+        pool.install(|| prepare(&model, conversion, None, common))?;
     let (_, files) = lay_out(&mut plan, conversion, &inputs, common)?;
     let bytes = files.iter().map(FilePlan::len).sum();
     let mut report = Report::new(common);

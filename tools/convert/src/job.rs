@@ -25,6 +25,8 @@ use crate::report::{Report, Row, TensorError};
 use crate::source;
 use crate::split::{self, FilePlan};
 
+/// The key of a job's identity that has what was measured for a budget.
+const MEASURED: &str = "plan: measured";
 /// The key of a job's identity that says how many files it writes.
 const FILES: &str = "files";
 /// Memory besides that of blocks: code, stacks, the first pages of everything.
@@ -51,9 +53,13 @@ pub fn convert(common: &Common, conversion: &Conversion, pool: &ThreadPool) -> R
     let inputs = Inputs::new(model.input_files())?;
     output::check(common, [&common.output], model.input_files())?;
     output::check_new(common)?;
+    let measured = measured(conversion, &inputs, common)?;
     let Prepared { mut plan, importance, outcome, warnings } =
-        pool.install(|| prepare(&model, conversion, common))?;
-    let (identity, files) = lay_out(&mut plan, conversion, &inputs, common)?;
+        pool.install(|| prepare(&model, conversion, measured.as_deref(), common))?;
+    let (mut identity, files) = lay_out(&mut plan, conversion, &inputs, common)?;
+    if let Some(outcome) = &outcome {
+        identity.insert(MEASURED.into(), outcome.measured.clone());
+    }
     let mut report = Report::new(common);
     report.total.bytes_in = inputs.len();
     report.total.bytes_out = files.iter().map(FilePlan::len).sum();
@@ -74,6 +80,28 @@ pub fn convert(common: &Common, conversion: &Conversion, pool: &ThreadPool) -> R
     Ok(report)
 }
 
+/// What the run that is gone on with measured for a budget, if it was about the same inputs and options.
+fn measured(conversion: &Conversion, inputs: &Inputs, common: &Common) -> Result<Option<String>, Error> {
+    if !common.job.resume || conversion.target.is_none() {
+        return Ok(None);
+    }
+    let Some(mut before) = journal::job(&journal::path(&common.output)) else { return Ok(None) };
+    let asked = identify(conversion, inputs)?;
+    let same = asked.iter().all(|(key, value)| before.get(key) == Some(value));
+    Ok(same.then(|| before.remove(MEASURED)).flatten())
+}
+
+/// What is asked for, and of what.
+fn identify(conversion: &Conversion, inputs: &Inputs) -> Result<Identity, Error> {
+    let mut identity = Identity::new();
+    inputs.identify("input", &mut identity)?;
+    identity.insert("program".into(), crate::plan::PRODUCER.into());
+    identity.extend(conversion.identity());
+    let importance = conversion.importance.iter().cloned().collect::<Vec<_>>();
+    Inputs::new(&importance)?.identify("importance", &mut identity)?;
+    Ok(identity)
+}
+
 /// Says what the job is, leaves the part of the plan that it is about, and cuts that into files.
 ///
 /// # Errors
@@ -84,12 +112,7 @@ pub fn lay_out(
     inputs: &Inputs,
     common: &Common,
 ) -> Result<(Identity, Vec<FilePlan>), Error> {
-    let mut identity = Identity::new();
-    inputs.identify("input", &mut identity)?;
-    identity.insert("program".into(), crate::plan::PRODUCER.into());
-    identity.extend(conversion.identity());
-    let importance = conversion.importance.iter().cloned().collect::<Vec<_>>();
-    Inputs::new(&importance)?.identify("importance", &mut identity)?;
+    let mut identity = identify(conversion, inputs)?;
     // Whatever else decides what is written: names, shapes, encodings, metadata, and the recipe among that.
     let whole = split::files(plan.contents(), None, &common.output, &common.input)?;
     let mut hash = ccq::format::Fnv128::new();

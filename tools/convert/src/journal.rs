@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! line  = checksum " " json "\n"          CRC-32 of the json, eight hexadecimal digits
-//! first   {"job": {what the job is}}      compared before it is gone on with
+//! first   {"job": {what the job is, with what was measured for a budget}}  compared before it is gone on with
 //! then    {"block": [...]}                one for each block that is in the file, in order, with its checksum
 //! last    {"complete": true}              all files are complete, and about to get their names
 //! ```
@@ -194,6 +194,11 @@ impl Journal {
     fn failed(&self, source: io::Error) -> OutputError {
         OutputError::Io { path: self.path.clone(), source }
     }
+}
+
+/// What the job of a journal is, without a lock: it may be over by the time of the answer.
+pub fn job(path: &Path) -> Option<Identity> {
+    Some(read(&fs::read(path).ok()?)?.identity)
 }
 
 /// `OUTPUT.partial.journal`

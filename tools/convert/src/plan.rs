@@ -126,13 +126,15 @@ pub struct Prepared<'a> {
     pub warnings: Vec<String>,
 }
 
-/// Reads the recipe, fills in what it leaves to a budget, plans, and writes the recipe that is used.
+/// Reads the recipe, fills in what it leaves to a budget, plans, and writes the recipe that is used. `measured` is what
+/// an earlier run of the same job found for a budget.
 ///
 /// # Errors
 /// Any [`Error`], before anything but that recipe is written.
 pub fn prepare<'a>(
     model: &'a Model,
     conversion: &Conversion,
+    measured: Option<&str>,
     common: &Common,
 ) -> Result<Prepared<'a>, Error> {
     let recipe = Recipe::load(&conversion.wish)?;
@@ -144,7 +146,7 @@ pub fn prepare<'a>(
         conversion.write_recipe.as_ref().map(|file| RecipeFile::create(file, common)).transpose()?;
     let (mut outcome, mut warnings) = (None, Vec::new());
     if let Some(target) = &conversion.target {
-        let (chosen, found, said) = allocate(model, &recipe, target, importance.as_ref(), common)?;
+        let (chosen, found, said) = allocate(model, &recipe, target, importance.as_ref(), measured, common)?;
         (recipe, outcome, warnings) = (chosen, Some(found), said);
     }
     let plan = plan(model, &recipe)?;

@@ -251,6 +251,46 @@ fn another_job_is_refused_and_the_difference_named() {
     assert_eq!(folder.names(), ["again.ccq", "model", "out.ccq"]);
 }
 
+/// What was measured for a budget is kept, too: for the same job, and for no other.
+#[test]
+fn a_budget_is_not_measured_again() {
+    let folder = Folder::new();
+    let model = model(&folder);
+    let convert = |out: &str, args: &[&str]| {
+        let budget = ["--quality", "fast", "--json", "--threads", "1", "--target-bpw"];
+        Run(tool().args([&model, &folder.path(out)]).args(budget).args(args).output().unwrap())
+    };
+    let report = |done: &Run| (report(done), done.json()["target"].clone(), done.json()["warnings"].clone());
+    // Besides a line a tensor, the log has one at the end of each, measuring and converting.
+    let measures = |done: &Run| {
+        done.stderr().lines().filter(|line| line.contains('%') && !line.contains("weights/s")).count() > 1
+    };
+    let whole = convert("whole.ccq", &["16"]).ok();
+    assert!(measures(&whole), "{}", whole.stderr());
+    let out = folder.path("out.ccq");
+    let leave = || {
+        let args = ["--quality", "fast", "--json", "--threads", "1", "--target-bpw", "16", "--overwrite"];
+        for _ in 0..20 {
+            let mut child = tool().args([&model, &out]).args(args).stdout(Stdio::null()).spawn().unwrap();
+            wait_for_block(&out, &mut child);
+            child.kill().unwrap();
+            if !child.wait().unwrap().success() && !out.exists() {
+                return;
+            }
+        }
+        panic!("no job was slow enough to be killed");
+    };
+    leave();
+    convert("out.ccq", &["15", "--resume"])
+        .failed(2, &["another --target: --target-bpw 16, now --target-bpw 15"]);
+    convert("out.ccq", &["16", "--resume", "--candidates", "wint8,wint4"])
+        .failed(2, &["another --candidates: "]);
+    let done = convert("out.ccq", &["16", "--resume"]).ok();
+    assert!(!measures(&done), "{}", done.stderr());
+    assert_eq!(report(&done), report(&whole));
+    assert!(fs::read(&out).unwrap() == fs::read(folder.path("whole.ccq")).unwrap());
+}
+
 #[test]
 fn what_was_damaged_meanwhile_is_done_again() {
     let folder = Folder::new();

@@ -56,6 +56,40 @@ pub(super) fn measure(
     Ok(())
 }
 
+/// The weight and the errors of every free tensor as text, to the bit.
+pub(super) fn note(free: &[Free<'_>]) -> String {
+    let of = |free: &Free<'_>| {
+        let errors = free.choices.iter().map(|choice| choice.error);
+        std::iter::once(free.weight)
+            .chain(errors)
+            .map(|number| format!("{:x}", number.to_bits()))
+            .collect::<Vec<_>>()
+    };
+    free.iter().map(|free| of(free).join(",")).collect::<Vec<_>>().join(" ")
+}
+
+/// Fills in what [`note`] wrote of the same tensors and options; false where it is not of them.
+pub(super) fn recall(free: &mut [Free<'_>], text: &str) -> bool {
+    let number = |text: &str| {
+        u64::from_str_radix(text, 16).ok().map(f64::from_bits).filter(|n| n.is_finite() && *n >= 0.0)
+    };
+    let tensor = |text: &str| text.split(',').map(number).collect::<Option<Vec<f64>>>();
+    let Some(tensors) = text.split(' ').map(tensor).collect::<Option<Vec<_>>>() else { return false };
+    let fits =
+        |(free, numbers): (&Free<'_>, &Vec<f64>)| numbers.len() == free.choices.len().saturating_add(1);
+    if tensors.len() != free.len() || !free.iter().zip(&tensors).all(fits) {
+        return false;
+    }
+    for (free, numbers) in free.iter_mut().zip(tensors) {
+        let mut numbers = numbers.into_iter();
+        free.weight = numbers.next().unwrap_or(0.0);
+        for (choice, error) in free.choices.iter_mut().zip(numbers) {
+            choice.error = error;
+        }
+    }
+    true
+}
+
 /// What was measured of a tensor.
 struct Measured {
     /// The relative error of each option.

@@ -122,3 +122,30 @@ fn the_next_better_size_is_named() {
         assert!(said.ends_with("no choice of these candidates has less error, however large"), "{said}");
     });
 }
+
+#[test]
+fn what_was_measured_is_recalled_to_the_bit() {
+    measured(&["int2", "wint8", "raw"], |solver| {
+        let solver = solver(Budget::Bpw(4.0));
+        let text = measure::note(solver.free);
+        let mut again = free(solver.model, solver.recipe, &solver.target.candidates);
+        let longer = format!("{text},0");
+        for other in [
+            "",
+            "0",
+            &text[1..],
+            &text[..text.len() - 1],
+            &longer,
+            &text.replace(',', ",7ff"),
+            &text.replace(' ', ","),
+        ] {
+            let taken = measure::recall(&mut again, other);
+            // A digit less may be another number; nothing else is taken.
+            assert!(!taken || other.len() + 1 == text.len(), "{other}");
+        }
+        assert!(measure::recall(&mut again, &text));
+        for (again, free) in again.iter().zip(solver.free) {
+            assert_eq!((again.weight, &again.choices), (free.weight, &free.choices));
+        }
+    });
+}
