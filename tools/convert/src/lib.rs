@@ -23,7 +23,6 @@
     )
 )]
 
-#[allow(clippy::arithmetic_side_effects, clippy::cast_possible_truncation, clippy::indexing_slicing)]
 mod allocate;
 mod args;
 mod blocks;
