@@ -93,7 +93,10 @@ def install():
 
 
 def loops(instructions):
-    """The two innermost loops around matrix instructions: over words, then over units."""
+    """The two innermost loops around matrix instructions, over words and over units: the shortest, of several.
+
+    Those are of groups of 64, where a code has loops of their own for them, and of usual parameters of f32 clusters.
+    """
     products = [address for address, name, _ in instructions if name.startswith("HMMA")]
     around = [
         (target, address)
@@ -101,9 +104,13 @@ def loops(instructions):
         if target is not None and target <= address and any(target <= p <= address for p in products)
     ]
     around.sort(key=lambda loop: loop[1] - loop[0])
-    inner = around[0]
-    outer = next(loop for loop in around if loop[0] < inner[0] and loop[1] > inner[1])
-    return inner, outer
+
+    def within(inner, outer):
+        return outer[0] < inner[0] and inner[1] < outer[1]
+
+    inner = [loop for loop in around if not any(within(other, loop) for other in around)]
+    pairs = [(loop, next(outer for outer in around if within(loop, outer))) for loop in inner]
+    return min(pairs, key=lambda pair: pair[1][1] - pair[1][0])
 
 
 def count(instructions, loop, but=None):

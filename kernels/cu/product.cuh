@@ -49,6 +49,7 @@ struct F16 {
     static __device__ u32 pack(float value) { return pack_f16(value, value); }
     static __device__ u32 fma2(u32 a, u32 b, u32 c) { return fma2_f16(a, b, c); }
     static __device__ void mma(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) { mma_f16(d, a, b); }
+    static __device__ void half_mma(float (&d)[4], const u32 (&a)[2], u32 b) { half_mma_f16(d, a, b); }
     // 2^-places, twice.
     static __device__ u32 power(u32 places) { return (15 - places) * 0x04000400u; }
 };
@@ -62,5 +63,6 @@ struct Bf16 {
     static __device__ u32 pack(float value) { return pack_bf16(value, value); }
     static __device__ u32 fma2(u32 a, u32 b, u32 c) { return fma2_bf16(a, b, c); }
     static __device__ void mma(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) { mma_bf16(d, a, b); }
+    static __device__ void half_mma(float (&d)[4], const u32 (&a)[2], u32 b) { half_mma_bf16(d, a, b); }
     static __device__ u32 power(u32 places) { return (127 - places) * 0x00800080u; }
 };

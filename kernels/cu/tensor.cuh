@@ -74,8 +74,10 @@ struct Split<Ccq25, X> : Pieces<3, 1, 7, 7> {  // 13 bits of scale: 4 * 127, or 
     static constexpr u32 PARTS = X::WIDE ? 2 : 3, PART_BITS = X::WIDE ? 7 : 6;
     static constexpr bool EMBEDDED = true, NIBBLE = false, SIGNED8 = false;
     static __device__ Field field(u32 f) {
-        constexpr Field table[] = {{13, 0, 0, 4}, {11, 2, 0, 4}, {9, 0, 0, 4}, {6, 2, 0, 4},
-                                   {4, 0, 0, 4},  {2, 2, 0, 4},  {0, 0, 0, 4}};
+        // One shift in all where the type has the bits; three, but fewer factors, where it has not.
+        constexpr u32 up = X::WIDE ? 4 : 0;
+        constexpr Field table[] = {{13, up, 0, 4}, {11, 2, 0, 4}, {9, 0, 0, 4}, {6, 2 + up, 0, 4},
+                                   {4, up, 0, 4},  {2, 2, 0, 4},  {0, 0, 0, 4}};
         return table[f];
     }
 };
@@ -146,8 +148,7 @@ __device__ __forceinline__ void local_scales(const Matrix& m, const Row (&rows)[
 #pragma unroll
         for (u32 i = 0; i < LANE_ROWS; ++i) {
             const u8* last = end + i * pitch;
-            u32 word = last[-1];
-            if (C::word_bytes(m) == 2) word = word << 8 | last[-2];
+            const u32 word = C::word_bytes(m) == 1 ? last[-1] : reinterpret_cast<const u16*>(last)[-1];
             local[i] = static_cast<int>(word & ((1u << m.scale_bits) - 1));
         }
     } else if (S::NIBBLE && m.placement == PLACEMENT_NIBBLE && group < m.groups) {
@@ -246,7 +247,6 @@ template <class S>
 __device__ __forceinline__ void load_activations(const u16* x, u32 (&b)[S::STEPS][2]) {
     u32 pairs[S::WEIGHTS / 2];
     load_pairs(x, pairs);
-    if (S::REGISTERS % 2 == 1) b[S::STEPS - 1][1] = 0;
 #pragma unroll
     for (u32 r = 0; r < S::REGISTERS; ++r) {
         const u32 low = S::low(r), high = S::high(r);
@@ -292,21 +292,26 @@ __device__ __forceinline__ void multiply_piece(const u32 (&codes)[LANE_ROWS][2],
                                                const u32 (&b)[TOKENS / 8][S::STEPS][2], Sums<TOKENS>& sums) {
 #pragma unroll
     for (u32 step = 0; step < S::STEPS; ++step) {
-        // A register too few in the last step: the activations beside it are 0.
-        const u32 first = 2 * step, second = least(2 * step + 1, S::REGISTERS - 1);
+        const u32 first = 2 * step, second = 2 * step + 1;
+        const bool whole = second < S::REGISTERS;
 #pragma unroll
         for (u32 tile = 0; tile < ROW_TILES; ++tile) {
             const u32 upper = 2 * tile, lower = 2 * tile + 1;
 #pragma unroll
             for (u32 part = 0; part < S::PARTS; ++part) {
-                const u32 a[4] = {
-                    scaled<S, X>(f[upper], part, masked<S>(codes[upper], first), first),
-                    scaled<S, X>(f[lower], part, masked<S>(codes[lower], first), first),
-                    scaled<S, X>(f[upper], part, masked<S>(codes[upper], second), second),
-                    scaled<S, X>(f[lower], part, masked<S>(codes[lower], second), second),
+                const auto weights = [&](u32 row, u32 r) {
+                    return scaled<S, X>(f[row], part, masked<S>(codes[row], r), r);
                 };
+                if (whole) {
+                    const u32 a[4] = {weights(upper, first), weights(lower, first), weights(upper, second),
+                                      weights(lower, second)};
 #pragma unroll
-                for (u32 n = 0; n < TOKENS / 8; ++n) X::mma(sums.part[tile][n], a, b[n][step]);
+                    for (u32 n = 0; n < TOKENS / 8; ++n) X::mma(sums.part[tile][n], a, b[n][step]);
+                } else {
+                    const u32 a[2] = {weights(upper, first), weights(lower, first)};
+#pragma unroll
+                    for (u32 n = 0; n < TOKENS / 8; ++n) X::half_mma(sums.part[tile][n], a, b[n][step][0]);
+                }
             }
         }
     }
@@ -352,8 +357,16 @@ struct Worker {
         commit_copies();
     }
 
-    // Multiplies the tile that is in shared memory. SMALL: as the member.
-    template <bool SMALL>
+    // Whether units are groups of 64, for which codes whose words do not fill registers have loops of their own: what
+    // ends where is known then.
+    __device__ __forceinline__ bool fixed() const { return !C::WHOLE && walk.unit_weights == 64; }
+
+    // Whether each unit begins with a register. UNIT: as below.
+    template <u32 UNIT>
+    static constexpr bool ALIGNED = UNIT != 0 && (UNIT + S::STATES - 1) / S::STATES * 2 / S::SOURCES % 4 == 0;
+
+    // Multiplies the tile that is in shared memory. SMALL: as the member; UNIT: 64 if fixed(), else 0.
+    template <bool SMALL, u32 UNIT>
     __device__ __forceinline__ void multiply_tile(u32 tile, const u8* stage, Sums<TOKENS>& sums) const {
         const u32 lane = lane_index();
         u32 unit = (4 * tile + lane % 4) * walk.lane_units;
@@ -361,14 +374,14 @@ struct Worker {
         u32 byte = lane / 4 * walk.pitch + begin + lane % 4 * walk.lane_units * walk.unit_bytes;
 #pragma unroll 1
         for (u32 i = 0; i < walk.lane_units; ++i) {
-            multiply_unit<SMALL>(unit, stage, byte, sums);
+            multiply_unit<SMALL, UNIT>(unit, stage, byte, sums);
             ++unit;
             byte += walk.unit_bytes;
         }
     }
 
     // Multiplies a unit whose first byte, in the lane's first row, is `byte` of the stage.
-    template <bool SMALL>
+    template <bool SMALL, u32 UNIT>
     __device__ __forceinline__ void multiply_unit(u32 unit, const u8* stage, u32 byte, Sums<TOKENS>& sums) const {
         Factors<S> f[LANE_ROWS];
         int local[LANE_ROWS];
@@ -383,7 +396,8 @@ struct Worker {
         for (u32 n = 0; n < TOKENS / 8; ++n) first[n] = x[n] + static_cast<u64>(unit) * walk.unit_weights;
         u32 codes[LANE_ROWS][2];
         u32 b[TOKENS / 8][S::STEPS][2];
-        const u32 pieces = (walk.unit_bytes + 3) / 4;
+        const u32 unit_weights = UNIT != 0 ? UNIT : walk.unit_weights;
+        const u32 pieces = UNIT != 0 ? (UNIT + S::WEIGHTS - 1) / S::WEIGHTS : (walk.unit_bytes + 3) / 4;
         if (C::WHOLE) {
 #pragma unroll 1
             for (u32 p = 0; p < pieces; ++p) {
@@ -402,11 +416,11 @@ struct Worker {
         const u32 shift = byte % 4 * 8;
         u32 low[LANE_ROWS];
 #pragma unroll
-        for (u32 i = 0; i < LANE_ROWS; ++i) low[i] = words[i * row_words];
+        for (u32 i = 0; i < LANE_ROWS; ++i) low[i] = ALIGNED<UNIT> ? 0 : words[i * row_words];
         // The last piece by itself: only there do states end before words do.
 #pragma unroll 1
         for (u32 piece = 0; piece + 1 < pieces; ++piece) {
-            next_words<SMALL>(++words, row_words, shift, low, codes);
+            next_words<SMALL, UNIT>(words++, row_words, shift, low, codes);
 #pragma unroll
             for (u32 n = 0; n < TOKENS / 8; ++n) {
                 load_activations<S>(first[n], b[n]);
@@ -414,24 +428,25 @@ struct Worker {
             }
             multiply_piece<C, X, TOKENS>(codes, f, b, sums);
         }
-        next_words<SMALL>(++words, row_words, shift, low, codes);
+        next_words<SMALL, UNIT>(words, row_words, shift, low, codes);
 #pragma unroll
         for (u32 n = 0; n < TOKENS / 8; ++n) {
             load_activations<S>(first[n], b[n]);
-            mask_activations<S>(walk.unit_weights - (pieces - 1) * S::WEIGHTS, b[n]);
+            mask_activations<S>(unit_weights - (pieces - 1) * S::WEIGHTS, b[n]);
         }
         multiply_piece<C, X, TOKENS>(codes, f, b, sums);
     }
 
-    // The codes of the lane's rows from the 4 bytes `shift` bits into low:words[0], which becomes the new low.
-    template <bool SMALL>
+    // The codes of the lane's rows from words[0]; where units are not aligned, from the 4 bytes `shift` bits into it,
+    // which is low, and words[1], the new low.
+    template <bool SMALL, u32 UNIT>
     __device__ __forceinline__ void next_words(const u32* words, u32 row_words, u32 shift, u32 (&low)[LANE_ROWS],
                                                u32 (&codes)[LANE_ROWS][2]) const {
 #pragma unroll
         for (u32 i = 0; i < LANE_ROWS; ++i) {
-            const u32 high = words[i * row_words];
-            split_words<C, SMALL>(m, rows[i], funnel_right(low[i], high, shift), codes[i]);
-            low[i] = high;
+            const u32 next = words[i * row_words + (ALIGNED<UNIT> ? 0 : 1)];
+            split_words<C, SMALL>(m, rows[i], ALIGNED<UNIT> ? next : funnel_right(low[i], next, shift), codes[i]);
+            low[i] = next;
         }
     }
 };
@@ -482,10 +497,12 @@ __device__ __forceinline__ void multiply_rows(const GemvArgs& args, const Job& j
             wait_copies<0>();
         }
         __syncwarp();  // all lanes' copies have arrived
-        if (C::cluster(args.matrix) != CLUSTER_F32 || worker.small) {
-            worker.template multiply_tile<true>(tile, stages + offset, sums);
+        if (worker.fixed()) {
+            worker.template multiply_tile<true, 64>(tile, stages + offset, sums);
+        } else if (C::cluster(args.matrix) != CLUSTER_F32 || worker.small) {
+            worker.template multiply_tile<true, 0>(tile, stages + offset, sums);
         } else {
-            worker.template multiply_tile<false>(tile, stages + offset, sums);
+            worker.template multiply_tile<false, 0>(tile, stages + offset, sums);
         }
         __syncwarp();  // all lanes have read the stage that the next copies overwrite
         offset = other;

@@ -393,5 +393,14 @@ void sim_mma(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2], Widen widen) {
     sim::wait();
 }
 
+// The second half of k is zero.
+template <class Widen>
+void sim_half_mma(float (&d)[4], const u32 (&a)[2], u32 b, Widen widen) {
+    const u32 left[4] = {a[0], a[1], 0, 0}, right[2] = {b, 0};
+    sim_mma(d, left, right, widen);
+}
+
 inline void mma_f16(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) { sim_mma(d, a, b, f16_to_f32); }
 inline void mma_bf16(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) { sim_mma(d, a, b, sim_wide_bf16); }
+inline void half_mma_f16(float (&d)[4], const u32 (&a)[2], u32 b) { sim_half_mma(d, a, b, f16_to_f32); }
+inline void half_mma_bf16(float (&d)[4], const u32 (&a)[2], u32 b) { sim_half_mma(d, a, b, sim_wide_bf16); }
