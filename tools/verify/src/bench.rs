@@ -1,4 +1,4 @@
-//! `bench`: how fast weights are decoded and multiplied, against a copy of memory in the same run.
+//! `bench`: how fast weights are decoded and multiplied, against what memory takes for as many bytes in the same run.
 //!
 //! Every row of the table is the median of many runs. They take turns on copies of the same weights that
 //! together exceed the last-level cache, so that each finds its own in memory and not in a cache.
@@ -24,7 +24,7 @@ use ccq::code::{Code, Family};
 use ccq::codec::Matrix;
 use ccq_cli::{Exit, Progress};
 use ccq_cuda::Element;
-use rayon::ThreadPoolBuilder;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::failure::{self, Failure, print};
 use crate::machine::Machine;
@@ -67,6 +67,9 @@ struct Measured {
     /// Copies that took turns, and whether what they read and write exceeds the cache.
     sets: usize,
     cold: bool,
+    /// Of what the memory has to do for it, and of one thread, in turns with it.
+    memory_seconds: Option<f64>,
+    single_seconds: Option<f64>,
     /// Of the dense product.
     cublas_seconds: Option<f64>,
 }
@@ -104,6 +107,9 @@ impl Job<'_> {
             stored_bytes: weights.stored_bytes(),
             sets: measured.sets,
             cold: measured.cold,
+            memory_operation: measured.memory_seconds.map(|_| operation.memory_name()),
+            memory_seconds: measured.memory_seconds,
+            single_seconds: measured.single_seconds,
             cublas_seconds: measured.cublas_seconds,
             ..Row::default()
         }
@@ -133,14 +139,20 @@ pub fn run(args: &BenchArgs) -> Result<Exit, Failure> {
         (None, None) => random(&args.shapes, &args.encodings, &Family::ALL)?,
     };
     let device = args.device.open(false)?;
-    let pool = ThreadPoolBuilder::new().num_threads(args.threads.unwrap_or(0)).build();
-    let pool = pool.map_err(|error| Failure::runtime(format!("starting threads: {error}")))?;
+    let pool = threads(args.threads.unwrap_or(0))?;
+    let single = (pool.current_num_threads() > 1).then(|| threads(1)).transpose()?;
     let report = match &device {
         Some(device) => measure(args, &jobs, &mut Gpu::new(device, args.device)),
-        None => pool.install(|| measure(args, &jobs, &mut Cpu::new())),
+        None => pool.install(|| measure(args, &jobs, &mut Cpu::new(single))),
     }?;
     print(args.json, || &report, |out, columns| report.write(out, columns))?;
     Ok(Exit::Ok)
+}
+
+/// So many threads, 0 for as many as there are cores.
+fn threads(count: usize) -> Result<ThreadPool, Failure> {
+    let pool = ThreadPoolBuilder::new().num_threads(count).build();
+    pool.map_err(|error| Failure::runtime(format!("starting threads: {error}")))
 }
 
 /// One job for each encoding and shape that layers of the model have.

@@ -24,22 +24,28 @@ Examples:
       the shapes of the paper's table 4, its own figures beside them
 
 A row of the table is the median of many runs, at least 3. Runs take turns on copies of the weights that together, \
-with what is written, exceed twice the last-level cache. On the CPU `f32 row by row` decodes into one buffer a thread, \
-`f32 to memory` writes the whole matrix, `y = W x` decodes a row and multiplies it with M vectors, in f32. On a GPU \
+with what is written, exceed twice the last-level cache. On the CPU `row by row` decodes into one buffer a thread, \
+`to memory` writes the whole matrix, `y = W x` multiplies with M vectors without decoding to memory, in f32 or with \
+the vectors rounded to 8 bits. On a GPU \
 weights are written as f32, f16 and bf16, the vectors are bf16, and a run replays a CUDA graph of all copies, a \
 millisecond at least: its time over their number counts. Beside it, where libcublas.so.13 or .12 is found, cuBLAS \
 multiplies bf16 weights of the same shape; `speed-up` is its time over ours.
 Gweights/s are weights over time (a product counts them once, whatever M). GB/s are stored bytes over time. `of \
 copy` is the bytes read from and written to memory, over time, as a share of what a copy of memory reads and \
-writes on the same device in the same run. Rows beyond 2^28 weights of a layer are left out.
+writes on the same device in the same run. On the CPU, `of read or fill` is the time of doing nothing but what memory \
+must, in turns with the operation, over its own: where that writes to memory, filling as many bytes, else reading the \
+same weights; `over 1 thread` is the time of one thread, likewise in turns, over that of all. Rows beyond 2^28 weights of a layer are left out.
 
 JSON: {device: {kind, name, threads, cache_bytes, ordinal, driver}, seconds, copy_bytes_per_second, notes: [text], \
 results: [{name, layers, encoding, rows, in_features, operation, element, tokens, stored_bytes, sets, cold, runs, \
-median_seconds, weights_per_second, stored_bytes_per_second, copy_share, cublas_seconds, paper}]}
+median_seconds, weights_per_second, stored_bytes_per_second, copy_share, memory_operation, \
+memory_seconds, memory_share, single_seconds, cublas_seconds, paper}]}
   kind                   cpu, or cuda: then threads is null, else ordinal and driver are
   name, layers           the layer of the file and how many it has like it; null for random weights
   operation              dequantize_rows, dequantize or product; tokens is M of a product, else null
   element                type of the weights written or of the vectors: f32, f16 or bf16
+  memory_operation       fill or read, null on a GPU, as memory_seconds, its time, and memory_share, of median_seconds
+  single_seconds         of one thread; null where no more were asked for, and on a GPU
   sets, cold             copies that took turns; whether they exceed the cache
   paper                  with --preset paper {card, ccq_seconds, wint2_seconds, vptq_seconds}, else null";
 

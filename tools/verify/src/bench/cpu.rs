@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use rayon::ThreadPool;
+
 use super::args::Shape;
 use super::operation::{Operation, Workspace};
-use super::timing::{Timing, copy_bandwidth, time};
+use super::timing::{copy_bandwidth, time_in_turns};
 use super::weights::Weights;
 use super::{Bench, Measured};
 use crate::failure::Failure;
@@ -12,9 +14,13 @@ use crate::machine::Machine;
 use ccq_cuda::Element;
 
 /// The operations of a row each, unless a preset names them.
-const OPERATIONS: [Operation; 6] = [
-    Operation::DequantizeRows,
+const OPERATIONS: [Operation; 10] = [
+    Operation::DequantizeRows(Element::F32),
+    Operation::DequantizeRows(Element::F16),
+    Operation::DequantizeRows(Element::Bf16),
     Operation::Dequantize(Element::F32),
+    Operation::Dequantize(Element::F16),
+    Operation::Dequantize(Element::Bf16),
     Operation::Product { tokens: 1 },
     Operation::Product { tokens: 4 },
     Operation::Product { tokens: 16 },
@@ -25,12 +31,14 @@ const OPERATIONS: [Operation; 6] = [
 pub struct Cpu {
     machine: Machine,
     workspace: Workspace,
+    /// One thread to compare with, if they are more.
+    single: Option<ThreadPool>,
 }
 
 impl Cpu {
     /// Asks the system what it is.
-    pub fn new() -> Self {
-        Self { machine: Machine::cpu(), workspace: Workspace::default() }
+    pub fn new(single: Option<ThreadPool>) -> Self {
+        Self { machine: Machine::cpu(), workspace: Workspace::default(), single }
     }
 }
 
@@ -58,19 +66,25 @@ impl Bench for Cpu {
         weights: &Weights,
         budget: Duration,
     ) -> Result<Measured, Failure> {
-        let workspace = &mut self.workspace;
+        let Self { workspace, single, .. } = self;
         workspace.prepare(operation, shape);
-        let timing: Timing = time(budget, |run| {
-            let matrix = weights.set(run);
-            let start = Instant::now();
-            workspace.run(operation, &matrix);
-            Ok(start.elapsed().as_secs_f64())
+        let apart = weights.sets().div_ceil(3);
+        let [timing, memory, one] = time_in_turns(budget, |run| {
+            let matrix = |turn: usize| weights.set(run + turn * apart);
+            let ours = seconds(|| workspace.run(operation, &matrix(0)));
+            let memory = seconds(|| workspace.memory(operation, &matrix(1)));
+            let one = single
+                .as_ref()
+                .map(|single| single.install(|| seconds(|| workspace.run(operation, &matrix(2)))));
+            Ok([ours, memory, one.unwrap_or(ours)])
         })?;
         Ok(Measured {
             timing,
-            element: Element::F32,
+            element: operation.element().unwrap_or(Element::F32),
             sets: weights.sets(),
             cold: weights.is_cold(),
+            memory_seconds: Some(memory.median),
+            single_seconds: single.as_ref().map(|_| one.median),
             cublas_seconds: None,
         })
     }
@@ -78,4 +92,10 @@ impl Bench for Cpu {
     fn notes(&self) -> Vec<String> {
         Vec::new()
     }
+}
+
+fn seconds(run: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    run();
+    start.elapsed().as_secs_f64()
 }

@@ -183,8 +183,9 @@ impl Bench for Gpu<'_> {
         let bytes = weights.stored_bytes() + operation.written_bytes(shape);
         let found = with_fewer(self.sets(bytes), |sets| match operation {
             // Not among the operations; the kernels have but one way to do either.
-            Operation::DequantizeRows => self.dequantize(&matrix, Element::F32, sets, budget),
-            Operation::Dequantize(element) => self.dequantize(&matrix, element, sets, budget),
+            Operation::DequantizeRows(element) | Operation::Dequantize(element) => {
+                self.dequantize(&matrix, element, sets, budget)
+            }
             Operation::Product { tokens } | Operation::Int8Product { tokens } => {
                 self.product(&matrix, tokens, sets, budget)
             }
@@ -196,13 +197,11 @@ impl Bench for Gpu<'_> {
         };
         Ok(Measured {
             timing: timing?,
-            element: match operation {
-                Operation::Dequantize(element) => element,
-                Operation::DequantizeRows => Element::F32,
-                Operation::Product { .. } | Operation::Int8Product { .. } => Element::Bf16,
-            },
+            element: operation.element().unwrap_or(Element::Bf16),
             sets,
             cold: sets as u64 * bytes >= self.machine.cache.saturating_mul(2),
+            memory_seconds: None,
+            single_seconds: None,
             cublas_seconds,
         })
     }

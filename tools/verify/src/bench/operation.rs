@@ -3,8 +3,9 @@
 use std::hint::black_box;
 use std::ops::Range;
 
-use ccq::codec::{Activations, Matrix};
+use ccq::codec::{self, Activations, Isa, Matrix, Planes};
 use ccq_cuda::Element;
+use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::args::Shape;
@@ -15,8 +16,8 @@ const PARTS: usize = 4;
 /// An operation on a quantized matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// To f32, row by row into one buffer a thread.
-    DequantizeRows,
+    /// Row by row into one buffer a thread.
+    DequantizeRows(Element),
     /// The whole matrix to memory.
     Dequantize(Element),
     /// `y = W x` for so many vectors x, decoded in registers.
@@ -35,7 +36,7 @@ impl Operation {
     /// Its name in JSON.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::DequantizeRows => "dequantize_rows",
+            Self::DequantizeRows(_) => "dequantize_rows",
             Self::Dequantize(_) => "dequantize",
             Self::Product { .. } => "product",
             Self::Int8Product { .. } => "int8_product",
@@ -47,6 +48,22 @@ impl Operation {
         match self {
             Self::Product { tokens } | Self::Int8Product { tokens } => Some(tokens),
             _ => None,
+        }
+    }
+
+    /// What weights are decoded to.
+    pub const fn element(self) -> Option<Element> {
+        match self {
+            Self::DequantizeRows(element) | Self::Dequantize(element) => Some(element),
+            _ => None,
+        }
+    }
+
+    /// What memory does at least, in JSON.
+    pub const fn memory_name(self) -> &'static str {
+        match self {
+            Self::Dequantize(_) => "fill",
+            _ => "read",
         }
     }
 
@@ -62,67 +79,130 @@ impl Operation {
 /// Memory that operations work in, kept from run to run.
 #[derive(Debug, Default)]
 pub struct Workspace {
-    decoded: Vec<f32>,
+    decoded: Decoded,
+    /// As many bytes.
+    filled: Vec<u8>,
     /// Vectors one after another.
     x: Vec<f32>,
     /// Of row 0 for every vector, then of row 1.
     y: Vec<f32>,
 }
 
+/// Weights of one type.
+#[derive(Debug, Default)]
+struct Decoded {
+    f32: Vec<f32>,
+    f16: Vec<f16>,
+    bf16: Vec<bf16>,
+}
+
 impl Workspace {
     /// Makes room for an operation.
     pub fn prepare(&mut self, operation: Operation, shape: Shape) {
+        *self = Self::default();
         match operation {
-            Operation::DequantizeRows => {}
-            Operation::Dequantize(_) => self.decoded.resize(shape.weights(), 0.0),
+            Operation::DequantizeRows(_) => {}
+            Operation::Dequantize(element) => {
+                self.filled = vec![1; shape.weights() * element.bytes()];
+                match element {
+                    Element::F32 => self.decoded.f32 = vec![0.0; shape.weights()],
+                    Element::F16 => self.decoded.f16 = vec![f16::ZERO; shape.weights()],
+                    Element::Bf16 => self.decoded.bf16 = vec![bf16::ZERO; shape.weights()],
+                }
+            }
             Operation::Product { tokens } | Operation::Int8Product { tokens } => {
-                self.decoded = Vec::new();
                 self.x = (0..tokens * shape.in_features).map(|at| (at % 7) as f32 - 3.0).collect();
                 self.y = vec![0.0; tokens * shape.rows];
             }
         }
     }
 
-    /// Runs an operation that was prepared for the matrix's shape, in f32, on the threads of the current pool.
+    /// Runs an operation that was prepared for the matrix's shape, on the threads of the current pool.
     pub fn run(&mut self, operation: Operation, matrix: &Matrix<'_>) {
-        let width = matrix.in_features();
-        let part = matrix.rows().div_ceil(rayon::current_num_threads() * PARTS).max(1);
-        let rows = |at: usize| at * part..((at + 1) * part).min(matrix.rows());
+        let parts = Parts::new(matrix);
         match operation {
-            Operation::DequantizeRows => {
-                let parts = matrix.rows().div_ceil(part);
-                (0..parts).into_par_iter().for_each(|at| {
-                    let mut buffer = vec![0.0; width];
-                    rows(at).for_each(|row| decode(matrix, row..row + 1, black_box(&mut buffer)));
-                });
-            }
-            Operation::Dequantize(_) => {
-                let parts = self.decoded.par_chunks_mut(part * width).enumerate();
-                parts.for_each(|(at, decoded)| decode(matrix, rows(at), decoded));
-            }
-            Operation::Product { tokens } => {
-                let parts = self.y.par_chunks_mut(part * tokens).enumerate();
-                parts.for_each(|(at, y)| {
-                    let multiplied = matrix.matvec_rows(rows(at), &self.x, y);
-                    debug_assert_eq!(multiplied, Ok(()));
-                });
-            }
+            Operation::DequantizeRows(Element::F32) => parts.decode_by_row(matrix, 0.0f32),
+            Operation::DequantizeRows(Element::F16) => parts.decode_by_row(matrix, f16::ZERO),
+            Operation::DequantizeRows(Element::Bf16) => parts.decode_by_row(matrix, bf16::ZERO),
+            Operation::Dequantize(Element::F32) => parts.decode(matrix, &mut self.decoded.f32),
+            Operation::Dequantize(Element::F16) => parts.decode(matrix, &mut self.decoded.f16),
+            Operation::Dequantize(Element::Bf16) => parts.decode(matrix, &mut self.decoded.bf16),
+            Operation::Product { tokens } => parts.fill(&mut self.y, tokens, |rows, y| {
+                let multiplied = matrix.matvec_rows(rows, &self.x, y);
+                debug_assert_eq!(multiplied, Ok(()));
+            }),
             Operation::Int8Product { tokens } => {
-                let x = Activations::new(black_box(&self.x), width);
-                let parts = self.y.par_chunks_mut(part * tokens).enumerate();
-                parts.for_each(|(at, y)| {
-                    let multiplied = matrix.matvec_int8_rows(rows(at), &x, y);
+                let x = Activations::new(black_box(&self.x), matrix.in_features());
+                parts.fill(&mut self.y, tokens, |rows, y| {
+                    let multiplied = matrix.matvec_int8_rows(rows, &x, y);
                     debug_assert_eq!(multiplied, Ok(()));
                 });
             }
         }
         black_box((&self.decoded, &self.y));
     }
+
+    /// Does no more than memory has to for a prepared operation: fills as many bytes, or reads the same planes.
+    pub fn memory(&mut self, operation: Operation, matrix: &Matrix<'_>) {
+        let parts = Parts::new(matrix);
+        if operation.memory_name() == "fill" {
+            let width = self.filled.len() / matrix.rows().max(1);
+            parts.fill(&mut self.filled, width, |_, bytes| bytes.fill(1));
+            black_box(&self.filled);
+            return;
+        }
+        let Planes { code, local_scale, super_scale, cluster } = matrix.planes();
+        parts.each().for_each(|rows| {
+            for plane in [code, local_scale, super_scale, cluster] {
+                let width = plane.len() / matrix.rows().max(1);
+                let bytes = plane.get(rows.start * width..rows.end * width).unwrap_or_default();
+                black_box(Isa::detect().read(bytes, true));
+            }
+        });
+    }
 }
 
-fn decode(matrix: &Matrix<'_>, rows: Range<usize>, out: &mut [f32]) {
+/// The rows of a matrix, a few parts for each thread of the current pool.
+struct Parts {
+    rows: usize,
+    size: usize,
+}
+
+impl Parts {
+    fn new(matrix: &Matrix<'_>) -> Self {
+        let rows = matrix.rows();
+        Self { rows, size: rows.div_ceil(rayon::current_num_threads() * PARTS).max(1) }
+    }
+
+    fn rows(&self, part: usize) -> Range<usize> {
+        part * self.size..((part + 1) * self.size).min(self.rows)
+    }
+
+    fn each(&self) -> impl ParallelIterator<Item = Range<usize>> {
+        (0..self.rows.div_ceil(self.size)).into_par_iter().map(|part| self.rows(part))
+    }
+
+    /// Fills so many values a row.
+    fn fill<T: Send>(&self, out: &mut [T], width: usize, fill: impl Fn(Range<usize>, &mut [T]) + Sync) {
+        let parts = out.par_chunks_mut(self.size * width).enumerate();
+        parts.for_each(|(part, out)| fill(self.rows(part), out));
+    }
+
+    fn decode<T: codec::Element>(&self, matrix: &Matrix<'_>, out: &mut [T]) {
+        self.fill(out, matrix.in_features(), |rows, out| decode(matrix, rows, out));
+    }
+
+    fn decode_by_row<T: codec::Element>(&self, matrix: &Matrix<'_>, zero: T) {
+        self.each().for_each(|rows| {
+            let mut buffer = vec![zero; matrix.in_features()];
+            rows.for_each(|row| decode(matrix, row..row + 1, black_box(&mut buffer)));
+        });
+    }
+}
+
+fn decode<T: codec::Element>(matrix: &Matrix<'_>, rows: Range<usize>, out: &mut [T]) {
     // The rows are the matrix's own and the buffer has their size.
-    let decoded = matrix.decode_rows_into(rows, out);
+    let decoded = matrix.decode_rows_as(rows, out);
     debug_assert_eq!(decoded, Ok(()));
 }
 
@@ -141,9 +221,11 @@ mod tests {
             let mut workspace = Workspace::default();
             workspace.prepare(Operation::Dequantize(Element::F32), shape);
             workspace.run(Operation::Dequantize(Element::F32), &weights.set(0));
-            let decoded = workspace.decoded.clone();
+            let decoded = workspace.decoded.f32.clone();
             assert!(decoded.iter().any(|weight| *weight != 0.0) && decoded.iter().all(|w| w.is_finite()));
-            workspace.run(Operation::DequantizeRows, &weights.set(1));
+            for element in Element::ALL {
+                workspace.run(Operation::DequantizeRows(element), &weights.set(1));
+            }
             // x goes from -3 to 3, so that rounding is off by 3 / 254, a hundredth of what the terms may be.
             let products =
                 [(Operation::Product { tokens: 4 }, 1e-5), (Operation::Int8Product { tokens: 4 }, 0.05)];

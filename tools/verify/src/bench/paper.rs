@@ -63,6 +63,7 @@ pub fn figures(shape: Shape, operation: Operation) -> Option<Figures> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ccq_cuda::Element;
 
     #[test]
     fn every_row_has_figures() {
@@ -73,7 +74,7 @@ mod tests {
                 assert!(wint2_seconds < ccq_seconds && ccq_seconds < vptq_seconds);
             }
         }
-        assert_eq!(figures(SHAPES[0], Operation::DequantizeRows), None);
+        assert_eq!(figures(SHAPES[0], Operation::DequantizeRows(Element::F32)), None);
         assert_eq!(figures(SHAPES[2], OPERATIONS[0]).unwrap().ccq_seconds, 0.090 / 1e3);
     }
 }

@@ -55,6 +55,14 @@ pub struct Row {
     pub stored_bytes_per_second: f64,
     /// Bytes read and written over time, as a share of a copy's.
     pub copy_share: f64,
+    /// What memory does in `memory_seconds`: `fill` the output, or `read` the weights.
+    pub memory_operation: Option<&'static str>,
+    /// Of filling the output, or reading the weights, and nothing else.
+    pub memory_seconds: Option<f64>,
+    /// Those over ours.
+    pub memory_share: Option<f64>,
+    /// Of one thread, where there are more.
+    pub single_seconds: Option<f64>,
     /// Of cuBLAS's bf16 product of the same shape.
     pub cublas_seconds: Option<f64>,
     /// What the paper has.
@@ -69,6 +77,7 @@ impl Row {
         self.weights_per_second = (self.rows * self.in_features) as f64 / seconds;
         self.stored_bytes_per_second = self.stored_bytes as f64 / seconds;
         self.copy_share = (self.stored_bytes + written_bytes) as f64 / seconds / copy;
+        self.memory_share = self.memory_seconds.map(|memory| memory / seconds);
     }
 
     fn operation_text(&self) -> String {
@@ -109,6 +118,8 @@ impl Report {
 
     fn table(&self) -> Table {
         let of_file = self.results.iter().any(|row| row.name.is_some());
+        let with_memory = self.results.iter().any(|row| row.memory_share.is_some());
+        let with_single = self.results.iter().any(|row| row.single_seconds.is_some());
         let with_cublas = self.results.iter().any(|row| row.cublas_seconds.is_some());
         let of_paper = self.results.iter().any(|row| row.paper.is_some());
         let mut titles = Vec::new();
@@ -117,6 +128,12 @@ impl Report {
         }
         titles.extend([Column::left("encoding"), Column::right("shape"), Column::left("operation")]);
         titles.extend(["time", "Gweights/s", "GB/s", "of copy"].map(Column::right));
+        if with_memory {
+            titles.push(Column::right("of read or fill"));
+        }
+        if with_single {
+            titles.push(Column::right("over 1 thread"));
+        }
         if with_cublas {
             titles.extend(["cuBLAS bf16", "speed-up"].map(Column::right));
         }
@@ -136,8 +153,15 @@ impl Report {
                 millis(row.median_seconds),
                 giga(row.weights_per_second),
                 giga(row.stored_bytes_per_second),
-                format!("{:.1}%", row.copy_share * 100.0),
+                percent(row.copy_share),
             ]);
+            if with_memory {
+                cells.push(row.memory_share.map(percent).unwrap_or_default());
+            }
+            if with_single {
+                let ratio = row.single_seconds.map(|seconds| format!("{:.2}", seconds / row.median_seconds));
+                cells.push(ratio.unwrap_or_default());
+            }
             if with_cublas {
                 let ratio = row.cublas_seconds.map(|seconds| format!("{:.2}", seconds / row.median_seconds));
                 cells.extend([row.cublas_seconds.map(millis).unwrap_or_default(), ratio.unwrap_or_default()]);
@@ -152,6 +176,10 @@ impl Report {
         }
         table
     }
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1}%", share * 100.0)
 }
 
 fn millis(seconds: f64) -> String {

@@ -32,6 +32,18 @@ pub struct Timing {
 /// # Errors
 /// `Interrupted`, and those of the run.
 pub fn time(budget: Duration, mut run: impl FnMut(usize) -> Result<f64, Failure>) -> Result<Timing, Failure> {
+    let [timing] = time_in_turns(budget, |number| Ok([run(number)?]))?;
+    Ok(timing)
+}
+
+/// The same for several runs that take turns, so that whatever slows the machine down slows them all.
+///
+/// # Errors
+/// Those of [`time`].
+pub fn time_in_turns<const N: usize>(
+    budget: Duration,
+    mut run: impl FnMut(usize) -> Result<[f64; N], Failure>,
+) -> Result<[Timing; N], Failure> {
     run(0)?;
     let start = Instant::now();
     let mut times = Vec::new();
@@ -41,10 +53,13 @@ pub fn time(budget: Duration, mut run: impl FnMut(usize) -> Result<f64, Failure>
         }
         times.push(run(times.len() + 1)?);
     }
-    times.sort_by(f64::total_cmp);
-    let middle = times.get(times.len() / 2).copied().unwrap_or_default();
-    // A clock that did not advance would make speeds infinite.
-    Ok(Timing { median: middle.max(1e-9), runs: times.len() })
+    Ok(std::array::from_fn(|which| {
+        let mut times: Vec<_> = times.iter().map(|turn| turn[which]).collect();
+        times.sort_by(f64::total_cmp);
+        let middle = times.get(times.len() / 2).copied().unwrap_or_default();
+        // A clock that did not advance would make speeds infinite.
+        Timing { median: middle.max(1e-9), runs: times.len() }
+    }))
 }
 
 /// Bytes read plus bytes written a second by a copy of memory, on the threads of the current pool.
@@ -80,5 +95,12 @@ mod tests {
         let timing = timing.unwrap();
         assert_eq!((timing.runs, numbers), (LEAST, vec![0, 1, 2, 3]));
         assert_eq!(timing.median, 2.0);
+    }
+
+    #[test]
+    fn runs_that_take_turns_have_medians_of_their_own() {
+        let timings =
+            time_in_turns(Duration::ZERO, |run| Ok([[9.0, 3.0, 1.0, 2.0][run], [9.0, 5.0, 6.0, 4.0][run]]));
+        assert_eq!(timings.unwrap().map(|timing| (timing.median, timing.runs)), [(2.0, LEAST), (5.0, LEAST)]);
     }
 }
