@@ -18,6 +18,8 @@ mod selector;
 mod write;
 
 use std::collections::{BTreeSet, HashSet};
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -37,6 +39,9 @@ pub use selector::{Facts, Names, Roles, Selector};
 /// The encoding taken when none is asked for. It is what the format is for: 2.06 bits a weight, with less error
 /// than plain integers of that size; whoever needs less error asks for more bits by name.
 const DEFAULT: Family = Family::Ccq206;
+
+/// Bytes of a recipe at most.
+const MAX_LEN: u64 = 1 << 20;
 
 /// What the command line says of encodings.
 #[derive(Clone, Debug, Default)]
@@ -102,6 +107,8 @@ pub struct Place {
     pub source: String,
     /// Line of the file, from 1.
     pub line: Option<usize>,
+    /// Byte of the file, from 0.
+    pub offset: Option<usize>,
     /// Number of the rule in it, from 1.
     pub rule: Option<usize>,
 }
@@ -269,14 +276,38 @@ fn hint(selector: &Selector, facts: &[Facts<'_>]) -> String {
 
 /// A recipe's text: a file's, or that in a container's metadata.
 fn text_of(path: &Path) -> Result<String, RecipeError> {
-    let at = |fault: Fault| fault.at(Place { source: path.display().to_string(), ..Place::default() });
+    let source = path.display().to_string();
+    let at = |fault: Fault| fault.at(Place { source: source.clone(), ..Place::default() });
     if !path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("ccq")) {
-        return std::fs::read_to_string(path).map_err(|error| at(Fault::Io(error)));
+        let bytes = first_bytes(path).map_err(|error| at(Fault::Io(error)))?;
+        if bytes.len() as u64 > MAX_LEN {
+            return Err(at(Fault::TooLarge { limit: MAX_LEN }));
+        }
+        return String::from_utf8(bytes).map_err(|error| {
+            let end = error.utf8_error().valid_up_to();
+            Fault::NotUtf8.at(Place::of_byte(&source, error.as_bytes(), end))
+        });
     }
     let container = ccq::Container::open(path).map_err(|error| at(Fault::Container(error)))?;
     match container.index().metadata().get("ccq.recipe") {
         Some(ccq::format::Value::String(text)) => Ok(text.to_owned()),
         _ => Err(at(Fault::NoRecipe)),
+    }
+}
+
+/// A file's first bytes, one more than a recipe may have.
+fn first_bytes(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_LEN.saturating_add(1)).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+impl Place {
+    /// A byte of a text.
+    fn of_byte(source: &str, text: &[u8], offset: usize) -> Self {
+        let before = text.get(..offset).unwrap_or_default();
+        let line = before.iter().filter(|&&byte| byte == b'\n').count().saturating_add(1);
+        Self { source: source.into(), line: Some(line), offset: Some(offset), rule: None }
     }
 }
 

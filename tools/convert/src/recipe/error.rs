@@ -21,6 +21,15 @@ pub enum Fault {
     /// The file cannot be read.
     #[error("{0}")]
     Io(io::Error),
+    /// The file is no recipe.
+    #[error("more than {limit} bytes, which no recipe has")]
+    TooLarge {
+        /// Bytes that are read.
+        limit: u64,
+    },
+    /// The file is no text.
+    #[error("not UTF-8, as TOML is; save it as UTF-8")]
+    NotUtf8,
     /// The container cannot be read.
     #[error("{0}")]
     Container(ccq::Error),

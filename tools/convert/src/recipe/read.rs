@@ -1,11 +1,11 @@
-//! TOML and the command line -> [`Recipe`]; every fault with its line.
+//! TOML and the command line -> [`Recipe`]; every fault with its line and byte.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use ccq::code::{Code, Family};
 use ccq_quantize::{Method, Quality};
-use regex_lite::Regex;
+use regex_lite::RegexBuilder;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -19,6 +19,9 @@ const TOP: &[&str] = &["default", "rule"];
 const OPTIONS: &[&str] = &["encoding", "group-size", "quality", "method"];
 const RULE: &[&str] =
     &["tensor", "regex", "layers", "role", "encoding", "group-size", "quality", "method", "optional"];
+
+/// Bytes that a compiled regular expression may take.
+const MAX_REGEX: usize = 1 << 18;
 
 /// The encodings that are no code.
 const RAW: &str = "raw";
@@ -132,9 +135,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn place(&self, at: &Range<usize>, rule: Option<usize>) -> Place {
-        let before = self.text.as_bytes().get(..at.start).unwrap_or_default();
-        let line = before.iter().filter(|&&byte| byte == b'\n').count().saturating_add(1);
-        Place { source: self.source.into(), line: Some(line), rule }
+        Place { rule, ..Place::of_byte(self.source, self.text.as_bytes(), at.start) }
     }
 
     fn table<'t>(
@@ -176,7 +177,7 @@ impl Reader<'_> {
         }
         let how = said.how(Some(default), wish.choose).map_err(|fault| fault.at(place.clone()))?;
         let regex = self.text("regex", &table, at)?.map(|(text, value)| {
-            Regex::new(&text).map_err(|error| {
+            RegexBuilder::new(&text).size_limit(MAX_REGEX).build().map_err(|error| {
                 let expected = format!("a regular expression ({error})");
                 Fault::Value { key: "regex", found: text, near: None, expected }
                     .at(self.place(&value.span(), at))

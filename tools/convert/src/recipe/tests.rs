@@ -208,3 +208,17 @@ fn faults_have_a_place_and_a_remedy() {
     let error = read::read("mix.toml", "default.encoding = \"raw\"", &wish).unwrap_err().to_string();
     assert!(error.starts_with("--quantize: there is no encoding to quantize with"), "{error}");
 }
+
+#[test]
+fn a_huge_file_is_no_recipe() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mix.toml");
+    let load = |len: u64| {
+        std::fs::File::create(&path).unwrap().set_len(len).unwrap();
+        Recipe::load(&Wish { source: Source::File(path.clone()), ..Wish::default() }).unwrap_err()
+    };
+    let error = load(MAX_LEN + 1);
+    assert!(matches!(*error.fault, Fault::TooLarge { limit: MAX_LEN }), "{error}");
+    // Zeros are no TOML, either.
+    assert!(matches!(*load(MAX_LEN).fault, Fault::Syntax(_)));
+}
