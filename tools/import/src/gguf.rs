@@ -22,6 +22,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use gguf_rs_lib::GGUFError;
+use gguf_rs_lib::format::constants::GGUF_MAX_TENSOR_NAME_LENGTH;
 use gguf_rs_lib::format::header::{GGUFHeader, TensorInfo};
 use gguf_rs_lib::format::metadata::MetadataValue;
 use gguf_rs_lib::format::types::GGUFTensorType;
@@ -305,7 +306,10 @@ fn unread(tensor: String, number: u32) -> GgufError {
 fn name_and_type(bytes: &[u8], start: u64) -> Option<(String, u32, u64)> {
     let rest = bytes.get(usize::try_from(start).ok()?..)?;
     let (len, rest) = rest.split_first_chunk()?;
-    let (name, rest) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*len)).ok()?)?;
+    // A longer name would be copied into the error.
+    let len =
+        usize::try_from(u64::from_le_bytes(*len)).ok().filter(|&len| len <= GGUF_MAX_TENSOR_NAME_LENGTH)?;
+    let (name, rest) = rest.split_at_checked(len)?;
     let (rank, rest) = rest.split_first_chunk()?;
     let dimensions = usize::try_from(u32::from_le_bytes(*rank)).ok()?.checked_mul(size_of::<u64>())?;
     let rest = rest.get(dimensions..)?;

@@ -39,6 +39,10 @@ fn every_file_has_a_row_and_every_row_a_file() {
 #[test]
 fn every_bad_file_is_refused() {
     for [name, phase, error, byte, message] in rows() {
+        // The converter's tests have those.
+        if phase == "recipe" {
+            continue;
+        }
         let path = folder().join(&name);
         let (found, memory) = peak::measure(|| match phase.as_str() {
             "importance" => refusal::of_importance(&path),

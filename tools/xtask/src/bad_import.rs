@@ -1,9 +1,10 @@
-//! `cargo xtask bad`, the other folder: one small model or file of importance vectors for every way the importers
-//! refuse one, and for every oddity that they take.
+//! `cargo xtask bad`, the other folder: one small model, file of importance vectors or recipe for every way it is
+//! refused, and for every oddity that is taken.
 
 mod gguf;
 mod importance;
 mod layers;
+mod recipe;
 mod safetensors;
 mod sharded;
 
@@ -19,20 +20,23 @@ use crate::refusal::{self, Refusal};
 /// Bytes that no file may exceed.
 const SIZE_CAP: usize = 8 << 10;
 
-/// A model, or a file of importance vectors.
+/// A model, a file of importance vectors, or a recipe.
 struct Case {
     /// What is opened: a file, or a folder of files.
     name: String,
     phase: &'static str,
     /// The error; nothing for what is taken.
     expected: &'static str,
+    /// Byte and message of what the converter refuses, which is not asked here: its tests hold it to them.
+    converter: Option<(Option<usize>, String)>,
     /// Paths below the folder of all cases.
     files: Vec<(String, Vec<u8>)>,
 }
 
 /// What is refused when it is opened, in a file of its own.
 fn open(name: &str, expected: &'static str, bytes: Vec<u8>) -> Case {
-    Case { name: name.into(), phase: "open", expected, files: vec![(name.into(), bytes)] }
+    let files = vec![(name.into(), bytes)];
+    Case { name: name.into(), phase: "open", expected, converter: None, files }
 }
 
 /// What opens, and is refused when its elements are read.
@@ -40,9 +44,17 @@ fn read(name: &str, expected: &'static str, bytes: Vec<u8>) -> Case {
     Case { phase: "read", ..open(name, expected, bytes) }
 }
 
-/// What the importer takes and the converter refuses to quantize, as its message is.
-fn convert(name: &str, message: &'static str, bytes: Vec<u8>) -> Case {
-    Case { phase: "convert", ..open(name, message, bytes) }
+/// What the importer takes and the converter refuses, with what it says after the name.
+fn convert(name: &str, expected: &'static str, said: &str, bytes: Vec<u8>) -> Case {
+    Case { phase: "convert", converter: Some((None, said.into())), ..open(name, expected, bytes) }
+}
+
+/// What cannot be quantized: a tensor whose row 0 has that value in a column, the first that is not finite.
+fn non_finite(name: &str, tensor: &str, value: f32, column: usize, bytes: Vec<u8>) -> Case {
+    let said = format!(
+        ": tensor {tensor:?}: {value} at row 0, column {column}, expected finite weights; repair the model, or leave the tensor as it is with --keep '{tensor}'"
+    );
+    convert(name, "NonFinite", &said, bytes)
 }
 
 /// What is odd and right.
@@ -53,13 +65,19 @@ fn taken(name: &str, bytes: Vec<u8>) -> Case {
 /// A folder that is refused when it is opened.
 fn folder(name: &str, expected: &'static str, files: &[(&str, Vec<u8>)]) -> Case {
     let files = files.iter().map(|(file, bytes)| (format!("{name}/{file}"), bytes.clone())).collect();
-    Case { name: name.into(), phase: "open", expected, files }
+    Case { name: name.into(), phase: "open", expected, converter: None, files }
 }
 
 /// Writes or checks the folder.
 pub fn run(folder: &Path, check: bool) -> Result<()> {
-    let groups =
-        [safetensors::cases(), sharded::cases(), gguf::cases(), layers::cases(), importance::cases()];
+    let groups = [
+        safetensors::cases(),
+        sharded::cases(),
+        gguf::cases(),
+        layers::cases(),
+        importance::cases(),
+        recipe::cases()?,
+    ];
     let cases: Vec<Case> = groups.into_iter().flatten().collect();
     let scratch = tempfile::tempdir()?;
     let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
@@ -92,19 +110,19 @@ fn row(case: &Case, folder: &Path) -> Result<String> {
     let path = folder.join(&case.name);
     let found = match case.phase {
         "importance" => refusal::of_importance(&path),
+        "recipe" => None,
         _ => refusal::of_model(&path),
     };
     let said = |found: &Refusal| format!("{} ({}): {}", found.error, found.phase, found.message);
-    if matches!(case.phase, "convert" | "taken") {
-        ensure!(
-            found.is_none(),
-            "expected to be read, found {}",
-            found.as_ref().map(said).unwrap_or_default()
-        );
-        return Ok(match case.phase {
-            "taken" => "taken |  | - | ".into(),
-            _ => format!("convert | NonFinite | - | {}: {}", case.name, case.expected),
-        });
+    let refused = || found.as_ref().map(said).unwrap_or_default();
+    if let Some((byte, message)) = &case.converter {
+        ensure!(found.is_none(), "expected to be read, found {}", refused());
+        let byte = byte.map_or("-".into(), |byte| byte.to_string());
+        return Ok(format!("{} | {} | {byte} | {}{message}", case.phase, case.expected, case.name));
+    }
+    if case.phase == "taken" {
+        ensure!(found.is_none(), "expected to be read, found {}", refused());
+        return Ok("taken |  | - | ".into());
     }
     let found = found.with_context(|| format!("expected {}, but it is taken", case.expected))?;
     ensure!(

@@ -5,6 +5,7 @@ pub const F32: u32 = 0;
 
 /// Metadata types.
 pub const U32: u32 = 4;
+pub const BOOL: u32 = 7;
 pub const STRING: u32 = 8;
 pub const ARRAY: u32 = 9;
 

@@ -1,7 +1,8 @@
 //! GGUF files.
 
-use super::{Case, open, read, taken};
-use crate::gguf::{ARRAY, F32, Gguf, STRING, U32, f32s, pair, text};
+use super::safetensors::text_mode;
+use super::{Case, non_finite, open, read, taken};
+use crate::gguf::{ARRAY, BOOL, F32, Gguf, STRING, U32, f32s, pair, text};
 
 const Q8_0: u32 = 8;
 
@@ -41,6 +42,15 @@ fn records() -> Vec<Case> {
     vec![
         open("empty.gguf", "Gguf{Record}", Vec::new()),
         open("magic.gguf", "Gguf{Record}", [b"GGML", &bytes[4..]].concat()),
+        open("magic-byte-swapped.gguf", "Gguf{Record}", [b"FUGG", &bytes[4..]].concat()),
+        open("zeros.gguf", "Gguf{Record}", vec![0; 64]),
+        // A key of ten bytes, which is a newline.
+        open(
+            "text-mode.gguf",
+            "Gguf{Record}",
+            text_mode(&changed(|gguf| gguf.pairs.push(pair("ten.letter", U32, &[0; 4])))),
+        ),
+        open("version-zero.gguf", "Gguf{Record}", changed(|gguf| gguf.version = 0)),
         open("version.gguf", "Gguf{Record}", changed(|gguf| gguf.version = 9)),
         open("byte-swapped.gguf", "Gguf{Record}", changed(|gguf| gguf.version = 3u32.swap_bytes())),
         open("truncated-header.gguf", "Gguf{Record}", bytes[..20].into()),
@@ -55,6 +65,7 @@ fn records() -> Vec<Case> {
         key("key-not-utf8.gguf", "Gguf{Record}", [&text([0xFF]), &U32.to_le_bytes()[..], &[0; 4]].concat()),
         key("key-twice.gguf", "Gguf{DuplicateKey}", pair("general.architecture", U32, &[0; 4])),
         key("value-type.gguf", "Gguf{Record}", pair("k", 99, &[0; 8])),
+        key("value-bool.gguf", "Gguf{Record}", pair("k", BOOL, &[2])),
         key("value-string-huge.gguf", "Gguf{Record}", pair("k", STRING, &u64::MAX.to_le_bytes())),
         key("value-string-not-utf8.gguf", "Gguf{Record}", pair("k", STRING, &text([0xFF]))),
         key("value-array-huge.gguf", "Gguf{Record}", pair("k", ARRAY, &huge(U32))),
@@ -75,6 +86,8 @@ fn tensors() -> Vec<Case> {
     vec![
         entry("name-empty.gguf", "Gguf{Entry}", |tensor| tensor.name.clear()),
         entry("name-newline.gguf", "Gguf{BadName}", |tensor| tensor.name = b"b\n.weight".into()),
+        entry("name-nul.gguf", "Gguf{BadName}", |tensor| tensor.name = b"b\0".into()),
+        entry("name-long.gguf", "Gguf{Record}", |tensor| tensor.name = vec![b'b'; 65]),
         entry("name-not-utf8.gguf", "Gguf{Record}", |tensor| tensor.name = vec![0xFF]),
         entry("tensor-twice.gguf", "Gguf{DuplicateTensor}", |tensor| tensor.name = b"a.weight".into()),
         entry("type-not-read.gguf", "Gguf{TensorType}", |tensor| tensor.kind = 19),
@@ -85,6 +98,9 @@ fn tensors() -> Vec<Case> {
         entry("dimensions-overflow.gguf", "Gguf{Entry}", |tensor| tensor.dimensions = vec![1 << 32; 2]),
         entry("dimensions-overflow-bytes.gguf", "Gguf{Entry}", |tensor| {
             tensor.dimensions = vec![1 << 31, (1 << 31) + 1];
+        }),
+        entry("dimensions-overflow-behind-zero.gguf", "Gguf{Dimensions}", |tensor| {
+            tensor.dimensions = vec![0, 1 << 32, 1 << 32];
         }),
         entry("dimensions-absurd.gguf", "Gguf{Dimensions}", |tensor| {
             tensor.dimensions = vec![1 << 31, 1 << 30]
@@ -98,6 +114,16 @@ fn tensors() -> Vec<Case> {
         entry("offset-huge.gguf", "Gguf{Offset}", |tensor| tensor.shift = u64::MAX - 32),
         entry("data-past-end.gguf", "Gguf{OutOfBounds}", |tensor| tensor.dimensions = vec![9]),
         entry("data-absurd.gguf", "Gguf{OutOfBounds}", |tensor| tensor.dimensions = vec![1 << 40]),
+        open(
+            "offset-inside-header.gguf",
+            "Gguf{Offset}",
+            changed(|gguf| gguf.tensors[0].shift = 64u64.wrapping_neg()),
+        ),
+        open(
+            "offset-unsorted.gguf",
+            "Gguf{Offset}",
+            changed(|gguf| (gguf.tensors[0].shift, gguf.tensors[1].shift) = (32, 32u64.wrapping_neg())),
+        ),
         open("trailing.gguf", "Gguf{TrailingBytes}", changed(|gguf| gguf.trailing = vec![0])),
     ]
 }
@@ -110,6 +136,22 @@ fn weights() -> Vec<Case> {
             "overflow-f16.gguf",
             "Overflow",
             Gguf::new("llama").tensor("a.weight", &[32], Q8_0, block([0xFF, 0x7B])).bytes(),
+        ),
+        non_finite(
+            "weights-nan.gguf",
+            "blk.0.ffn_up.weight",
+            f32::NAN,
+            0,
+            Gguf::new("llama").tensor("blk.0.ffn_up.weight", &[64, 2], F32, f32s(&[f32::NAN; 128])).bytes(),
+        ),
+        non_finite(
+            "block-scale-infinite.gguf",
+            "blk.0.ffn_up.weight",
+            f32::INFINITY,
+            0,
+            Gguf::new("llama")
+                .tensor("blk.0.ffn_up.weight", &[64, 2], Q8_0, block([0, 0x7C]).repeat(4))
+                .bytes(),
         ),
         taken("unpadded.gguf", unpadded[..unpadded.len() - 24].into()),
         taken("no-tensors.gguf", Gguf::new("gpt-oss").bytes()),

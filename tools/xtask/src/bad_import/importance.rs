@@ -26,6 +26,12 @@ pub fn cases() -> Vec<Case> {
         case("old.imatrix", "OldImatrix", old),
         case("cut.safetensors", "Truncated", vec![9; 4]),
         case("empty.safetensors", "Empty", file("{}", b"")),
+        case(
+            "name-nul.safetensors",
+            "BadName{ControlCharacter}",
+            tensors(&[("a\\u0000", "F32", &[1], f32s(&[1.0]))]),
+        ),
+        case("trailing.safetensors", "TrailingBytes", file("{}", &[0])),
         vector("integers.safetensors", "NotAVector", "I32", &[2], vec![0; 8]),
         vector("rank-3.safetensors", "NotAVector", "F32", &[1, 1, 2], vec![0; 8]),
         vector("no-channels.safetensors", "NotAVector", "F32", &[2, 0], vec![]),
@@ -34,6 +40,7 @@ pub fn cases() -> Vec<Case> {
         vector("negative.safetensors", "BadValue", "F32", &[2], f32s(&[1.0, -0.5])),
         case("model.gguf", "NotAnImatrix", Gguf::new("llama").bytes()),
         gguf("type.gguf", "NotAnImatrix", |gguf| gguf.pairs[0] = pair("general.type", U32, &[0; 4])),
+        gguf("version.gguf", "Gguf{Record}", |gguf| gguf.version = 9),
         gguf("datasets.gguf", "Metadata", |gguf| {
             gguf.pairs[1] = pair("imatrix.datasets", STRING, &text("a"))
         }),

@@ -1,7 +1,7 @@
 //! Layers that lie in several tensors: FP8 with scales, FastDeploy's codes.
 
 use super::safetensors::tensors;
-use super::{Case, folder, open, read};
+use super::{Case, folder, non_finite, open, read, taken};
 use crate::gguf::f32s;
 
 type Tensor = (&'static str, &'static str, &'static [u64], Vec<u8>);
@@ -45,6 +45,27 @@ fn fp8() -> Vec<Case> {
         ),
         value("fp8-scale-nan.safetensors", f32::NAN.to_le_bytes()),
         value("fp8-scale-infinite.safetensors", f32::NEG_INFINITY.to_le_bytes()),
+        non_finite(
+            "fp8-weight-nan.safetensors",
+            "a.up_proj.weight",
+            f32::NAN,
+            0,
+            tensors(&[
+                ("a.up_proj.weight", "F8_E4M3", &[2, 64], vec![0x7F; 128]),
+                ("a.up_proj.weight_scale", "F32", &[1], f32s(&[1.0])),
+            ]),
+        ),
+        taken(
+            "fp8-scale-zero.safetensors",
+            tensors(&[
+                ("a.up_proj.weight", "F8_E4M3", &[2, 64], vec![0x38; 128]),
+                ("a.up_proj.weight_scale", "F32", &[1], f32s(&[0.0])),
+            ]),
+        ),
+        taken(
+            "fp8-no-scale.safetensors",
+            tensors(&[("a.up_proj.weight", "F8_E4M3", &[2, 64], vec![0x38; 128])]),
+        ),
         with("fp8-scale-e8m0-nan.safetensors", "Fp8{Value}", ("w_scale", "F8_E8M0", &[1], vec![0xFF]))
             .when_read(),
     ]
@@ -111,6 +132,7 @@ fn fastdeploy() -> Vec<Case> {
             "FastDeploy{Padding}",
             layer(|parts| parts[1].3 = vec![0x50, 0x51]),
         ),
+        taken("fastdeploy-codes-of-another-kernel.safetensors", layer(|parts| parts[0].1 = "I8")),
         value("fastdeploy-super-scale-nan.safetensors", 2, f32::NAN),
         value("fastdeploy-code-scale-infinite.safetensors", 3, f32::INFINITY),
         value("fastdeploy-code-zp-nan.safetensors", 4, f32::NAN),

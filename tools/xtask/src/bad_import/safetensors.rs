@@ -1,12 +1,18 @@
 //! safetensors files.
 
-use super::{Case, convert, open, read, taken};
+use super::{Case, convert, non_finite, open, read, taken};
 use crate::gguf::f32s;
 
 /// A file of that header and data.
 pub fn file(header: impl AsRef<[u8]>, data: &[u8]) -> Vec<u8> {
     let header = header.as_ref();
     [&(header.len() as u64).to_le_bytes(), header, data].concat()
+}
+
+/// A file after a transfer that translated its line ends.
+pub fn text_mode(bytes: &[u8]) -> Vec<u8> {
+    let translated = |&byte: &u8| if byte == b'\n' { vec![b'\r', byte] } else { vec![byte] };
+    bytes.iter().flat_map(translated).collect()
 }
 
 /// A file of tensors: name, dtype, shape, bytes.
@@ -39,6 +45,10 @@ fn framing() -> Vec<Case> {
         open("header-white-space.safetensors", "HeaderStart", file(" {}", b"")),
         open("header-byte-order-mark.safetensors", "HeaderStart", file("\u{feff}{}", b"")),
         open("header-none.safetensors", "HeaderStart", file("", b"")),
+        open("header-zeros.safetensors", "HeaderStart", vec![0; 64]),
+        open("header-byte-swapped.safetensors", "HeaderTooLarge", [&2u64.to_be_bytes()[..], b"{}"].concat()),
+        // A length of ten, which is a newline.
+        open("header-text-mode.safetensors", "Truncated", text_mode(&file("{}        ", b""))),
         open("header-not-json.safetensors", "Header", file("{w}", b"")),
         open("header-not-utf8.safetensors", "Header", file(b"{\"\xff\":0}", b"")),
         open("header-deep.safetensors", "Header", file(r#"{"w":"#.to_owned() + &"[".repeat(4000), b"")),
@@ -137,6 +147,7 @@ fn weights() -> Vec<Case> {
         ("bias", "U8", &[3], vec![1, 2, 3]),
         ("a.up_proj.weight", "F32", &[2, 64], f32s(&[0.5; 128])),
     ]);
+    let unsorted = entry("a", "U8", "[1]", 1, 2) + "," + &entry("b", "U8", "[1]", 0, 1);
     let empty: Vec<_> = [&[0, 64][..], &[64, 0], &[0], &[2, 0, 64]].into_iter().enumerate().collect();
     let names: Vec<String> = empty.iter().map(|(at, _)| format!("a.{at}.up_proj.weight")).collect();
     let empty: Vec<_> = empty
@@ -145,14 +156,18 @@ fn weights() -> Vec<Case> {
         .map(|((_, shape), name)| (name.as_str(), "F32", *shape, Vec::new()))
         .collect();
     vec![
-        convert(
+        non_finite(
             "weights-nan.safetensors",
-            r#"tensor "a.up_proj.weight": NaN at row 0, column 2, expected finite weights; repair the model, or leave the tensor as it is with --keep 'a.up_proj.weight'"#,
+            "a.up_proj.weight",
+            f32::NAN,
+            2,
             matrix([0.5, -1.0, f32::NAN, 2.0]),
         ),
-        convert(
+        non_finite(
             "weights-infinite.safetensors",
-            r#"tensor "a.up_proj.weight": -inf at row 0, column 1, expected finite weights; repair the model, or leave the tensor as it is with --keep 'a.up_proj.weight'"#,
+            "a.up_proj.weight",
+            f32::NEG_INFINITY,
+            1,
             matrix([0.5, f32::NEG_INFINITY, 1.0, 2.0]),
         ),
         taken("weights-zero.safetensors", matrix([0.0, -0.0, 0.0, 0.0])),
@@ -160,6 +175,13 @@ fn weights() -> Vec<Case> {
         taken("weights-smallest.safetensors", matrix([f32::from_bits(1); 4])),
         taken("weights-largest.safetensors", matrix([f32::MAX, f32::MIN, 0.0, 1.0])),
         taken("unaligned.safetensors", odd),
+        taken("unsorted.safetensors", file(format!("{{{unsorted}}}"), &[1, 2])),
+        convert(
+            "name-long.safetensors",
+            "LimitExceeded",
+            ": this model does not fit the container format: [9.3] 1025 bytes of a name at byte 4096, expected at most 1024: more than the limits or the file's length allow",
+            tensors(&[(&"n".repeat(1025), "U8", &[1], vec![1])]),
+        ),
         taken("empty-tensors.safetensors", tensors(&empty)),
         taken("no-tensors.safetensors", file("{}", b"")),
         taken("scalar.safetensors", tensors(&[("a.weight", "F32", &[], f32s(&[1.5]))])),

@@ -34,6 +34,11 @@ pub fn cases() -> Vec<Case> {
         with("index-damaged-shard", "Gap", &both, &["a", "a2"], &["b"]).patched(),
         folder("index-missing-shard", "MissingShard", &[(INDEX, index(&both)), (FIRST, shard(&["a"]))]),
         alone("index-not-json", "Index", "weights"),
+        alone("index-empty", "Index", ""),
+        alone("index-cut", "Index", r#"{"weight_map":{"a":"x.safe"#),
+        alone("index-map-twice", "Index", r#"{"weight_map":{},"weight_map":{}}"#),
+        alone("index-deep", "Index", &(r#"{"weight_map":{"a":"#.to_owned() + &"[".repeat(4000))),
+        open("index-not-utf8.safetensors.index.json", "Index", b"{\"weight_map\":{\"\xff\":\"\"}}".into()),
         alone("index-without-map", "Index", r#"{"metadata":{"total_size":0}}"#),
         alone("index-map-of-numbers", "Index", r#"{"weight_map":{"a":1}}"#),
         alone(
@@ -47,6 +52,14 @@ pub fn cases() -> Vec<Case> {
         alone("index-drive", "BadShardName", r#"{"weight_map":{"a":"c:x.safetensors"}}"#),
         alone("index-nul", "BadShardName", r#"{"weight_map":{"a":"x\u0000.safetensors"}}"#),
         alone("index-other-file", "BadShardName", r#"{"weight_map":{"a":"pytorch_model.bin"}}"#),
+        Case {
+            phase: "taken",
+            ..folder(
+                "config-not-json",
+                "",
+                &[("config.json", b"\xff".into()), ("model.safetensors", shard(&["a"]))],
+            )
+        },
         folder("no-weights", "NoWeights", &[("config.json", b"{}".to_vec())]),
         folder(
             "ambiguous",
