@@ -28,6 +28,9 @@
         clippy::panic,
         clippy::print_stderr,
         clippy::print_stdout,
+        clippy::string_slice,
+        clippy::todo,
+        clippy::unreachable,
         clippy::unwrap_used
     )
 )]

@@ -63,3 +63,34 @@ fn every_bad_file_is_refused() {
         }
     }
 }
+
+/// Whatever is damaged, an error that names a byte names one of the file, and says so.
+#[test]
+fn damage_is_found_within_the_file() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut placed = 0;
+    for name in ["fp8-scale-nan.safetensors", "unpadded.gguf", "importance-count-nan.gguf"] {
+        let whole = fs::read(folder().join(name)).unwrap();
+        let path = scratch.path().join(name);
+        let cut = (0..whole.len()).map(|len| whole[..len].to_vec());
+        let changed = (0..whole.len()).flat_map(|at| {
+            let whole = &whole;
+            [0x01, 0xFF].map(|bits| {
+                let mut bytes = whole.clone();
+                bytes[at] ^= bits;
+                bytes
+            })
+        });
+        for bytes in cut.chain(changed) {
+            fs::write(&path, bytes).unwrap();
+            let found = match name.starts_with("importance") {
+                true => refusal::of_importance(&path),
+                false => refusal::of_model(&path),
+            };
+            let Some(found) = found else { continue };
+            assert!(found.is_placed(), "{} {}", found.place(), found.message);
+            placed += usize::from(found.offset.is_some());
+        }
+    }
+    assert!(placed > 1000, "{placed}");
+}
