@@ -5,6 +5,7 @@ pub mod case;
 mod compile;
 
 use std::ffi::c_void;
+use std::mem::ManuallyDrop;
 
 use ccq_cuda::operation::Args;
 use ccq_cuda::plan::{LANES, Launch, WARPS};
@@ -21,7 +22,7 @@ struct SimLaunch {
 }
 
 /// The kernels of one file.
-pub struct Simulator(&'static Library);
+pub struct Simulator(ManuallyDrop<Library>);
 
 impl Simulator {
     /// Compiles `cu/NAME.cu`, once a name.
@@ -30,7 +31,7 @@ impl Simulator {
         // SAFETY: the library was built above from this package's sources and has no initialisers. It is never
         // unloaded: threads that ran its kernels own fibers of it until they end.
         let library = unsafe { Library::new(&library) }.expect("a library that was just built");
-        Self(Box::leak(Box::new(library)))
+        Self(ManuallyDrop::new(library))
     }
 
     /// Runs a kernel to its end, the lanes of a warp taking turns in rising or in falling order.
