@@ -184,7 +184,7 @@ fn forty_columns_are_enough() {
 fn names_cannot_move_the_cursor() {
     let folder = Folder::new();
     let mut named = tensors();
-    named[0].name = "a\u{202E}gnp.weight";
+    named[0].name = "a\u{202E}gnp.weight".into();
     folder.container("model.ccq", &named);
     folder.source("source.safetensors", &tensors());
     for args in [&["model.ccq", "--source", "source.safetensors"][..], &["list", "model.ccq"]] {

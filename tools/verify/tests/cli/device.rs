@@ -101,8 +101,8 @@ fn a_gpu_finds_the_figures_of_the_cpu() {
         .enumerate()
         .flat_map(|(at, code)| {
             shapes.iter().enumerate().map(move |(i, shape)| {
-                let name = format!("{at}.{i} {code}").leak();
-                Tensor::f32(name, shape, None).coded(code).stored_as(types[(at + i) % types.len()])
+                let name = format!("{at}.{i} {code}");
+                Tensor::f32(&name, shape, None).coded(code).stored_as(types[(at + i) % types.len()])
             })
         })
         .collect();
@@ -129,7 +129,7 @@ fn a_gpu_finds_the_figures_of_the_cpu() {
 }
 
 /// A matrix of any bits with parameters in f32, which the quantizer does not write.
-fn with_f32_cluster(name: &'static str, rows: usize, in_features: usize) -> Tensor {
+fn with_f32_cluster(name: &str, rows: usize, in_features: usize) -> Tensor {
     let known = Family::Ccq206.default_code().unwrap();
     let (segments, scale) = (known.segments(), known.local_scale());
     let code = Code::new(segments, 8, 64, scale, Some(Cluster::F32)).unwrap();

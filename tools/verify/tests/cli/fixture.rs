@@ -14,7 +14,7 @@ use safetensors::tensor::TensorView;
 /// A tensor of a model, and what becomes of it.
 #[derive(Clone)]
 pub struct Tensor {
-    pub name: &'static str,
+    pub name: String,
     pub dtype: Dtype,
     pub shape: Vec<usize>,
     pub bytes: Vec<u8>,
@@ -26,16 +26,16 @@ pub struct Tensor {
 
 impl Tensor {
     /// An f32 tensor of seeded values.
-    pub fn f32(name: &'static str, shape: &[usize], family: Option<Family>) -> Self {
+    pub fn f32(name: &str, shape: &[usize], family: Option<Family>) -> Self {
         let values = gaussian(name.len() as u64, shape.iter().product());
         Self::of(name, shape, family, &values)
     }
 
     /// An f32 tensor of these values.
-    pub fn of(name: &'static str, shape: &[usize], family: Option<Family>, values: &[f32]) -> Self {
+    pub fn of(name: &str, shape: &[usize], family: Option<Family>, values: &[f32]) -> Self {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         let code = family.map(|family| family.default_code().unwrap());
-        Self { name, dtype: Dtype::F32, shape: shape.into(), bytes, code, planes: None }
+        Self { name: name.into(), dtype: Dtype::F32, shape: shape.into(), bytes, code, planes: None }
     }
 
     /// Its values as another floating point type.
@@ -170,10 +170,10 @@ impl Folder {
         let file = File::create(self.path(name)).unwrap();
         let mut writer = Writer::new(file, Layout::new(contents).unwrap()).unwrap();
         let mut sorted: Vec<_> = tensors.iter().collect();
-        sorted.sort_by_key(|tensor| tensor.name);
+        sorted.sort_by_key(|tensor| &tensor.name);
         for tensor in sorted {
             let planes = tensor.planes();
-            writer.write(tensor.name, &planes.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
+            writer.write(&tensor.name, &planes.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
         }
         writer.write(blob, &[b"{}"]).unwrap();
         writer
@@ -183,7 +183,7 @@ impl Folder {
     pub fn source(&self, name: &str, tensors: &[Tensor]) {
         let views = tensors.iter().map(|tensor| {
             let dtype = serde_json::from_value(tensor.dtype.name().into()).unwrap();
-            (tensor.name, TensorView::new(dtype, tensor.shape.clone(), &tensor.bytes).unwrap())
+            (&tensor.name, TensorView::new(dtype, tensor.shape.clone(), &tensor.bytes).unwrap())
         });
         safetensors::serialize_to_file(views, None, &self.path(name)).unwrap();
     }
@@ -215,7 +215,7 @@ pub const TEXT: &str =
 
 fn spec(tensor: &Tensor) -> TensorSpec {
     TensorSpec {
-        name: tensor.name.into(),
+        name: tensor.name.clone(),
         shape: tensor.shape.iter().map(|&dimension| dimension as u64).collect(),
         dtype: tensor.dtype,
         encoding: tensor.code.map_or(Encoding::Raw, Encoding::Coded),

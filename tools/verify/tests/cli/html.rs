@@ -115,7 +115,7 @@ fn pages_are_reproducible_and_load_nothing() {
 fn names_from_files_are_only_text() {
     let folder = Folder::new();
     let mut named = tensors();
-    named[3].name = "layer.0.<script>alert(1)</script>";
+    named[3].name = "layer.0.<script>alert(1)</script>".into();
     folder.container("model.ccq", &named);
     folder.source("source.safetensors", &named);
     folder.run(&["model.ccq", "--source", "source.safetensors", "--html", "page.html"]).expect(0, &[]);
