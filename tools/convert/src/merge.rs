@@ -13,6 +13,7 @@ use crate::args::Common;
 use crate::blocks::{Block, Item, blocks};
 use crate::error::{Error, MergeFault};
 use crate::files::Files;
+use crate::job::tensors;
 use crate::options::{JobOptions, Part};
 use crate::output::{self, check_input, check_interrupt};
 use crate::part::{KEY, PartId};
@@ -93,10 +94,11 @@ pub fn merge(common: &Common, parts: &[PathBuf]) -> Result<Report, Error> {
     };
     let mut written = Files::create(&files, common, false)?;
     let mut checks: Vec<_> = parts.iter().map(|part| part.container.chunks().peekable()).collect();
+    let names = Names::of(&files);
     let mut copied = Vec::new();
     for block in blocks(&files) {
         check_interrupt()?;
-        let Some((name, source)) = source(&parts, &files, &block) else { continue };
+        let Some((name, source)) = source(&parts, &names, &block) else { continue };
         if copied.is_empty() {
             progress.work_on(name);
             copied = vec![0; block.lens.len()];
@@ -121,8 +123,7 @@ pub fn merge(common: &Common, parts: &[PathBuf]) -> Result<Report, Error> {
             copied.clear();
         }
     }
-    let tensors = files.iter().flat_map(|file| file.layout.index().tensors());
-    for info in tensors {
+    for info in tensors(&files) {
         let part = parts.iter().find(|part| part.container.index().tensor(info.name()).is_some());
         let reason = part.map_or(String::new(), |part| format!("part {}", part.id.part));
         report.add(Row::new(&info, info.dtype(), info.stored_bytes(), &reason), None);
@@ -223,23 +224,35 @@ struct Copied<'a> {
     planes: Vec<&'a [u8]>,
 }
 
-/// The name of what a block belongs to, and where that comes from.
-fn source<'a>(parts: &'a [Opened], files: &'a [FilePlan], block: &Block) -> Option<(&'a str, Copied<'a>)> {
-    let file = files.get(block.file)?;
-    match block.item {
-        Item::Tensor(at) => {
-            let name = file.layout.index().tensors().nth(at.checked_sub(file.tensors.start)?)?.name();
-            parts.iter().enumerate().find_map(|(part, opened)| {
-                let tensor = opened.container.tensor(name)?;
-                let planes = tensor.info().planes().iter().map(|plane| tensor.plane(plane.kind)).collect();
-                Some((name, Copied { part, planes }))
-            })
-        }
-        Item::Blob(at) => {
-            let name = file.layout.index().blobs().nth(at)?.name;
-            parts.iter().enumerate().find_map(|(part, opened)| {
-                Some((name, Copied { part, planes: vec![opened.container.blob(name)?] }))
-            })
+/// What blocks belong to, by [`Item`].
+struct Names<'a> {
+    tensors: Vec<&'a str>,
+    blobs: Vec<&'a str>,
+}
+
+impl<'a> Names<'a> {
+    fn of(files: &'a [FilePlan]) -> Self {
+        let blobs = files.iter().flat_map(|file| file.layout.index().blobs());
+        Self {
+            tensors: tensors(files).map(|tensor| tensor.name()).collect(),
+            blobs: blobs.map(|b| b.name).collect(),
         }
     }
+}
+
+/// The name of what a block belongs to, and where that comes from.
+fn source<'a>(parts: &'a [Opened], names: &Names<'a>, block: &Block) -> Option<(&'a str, Copied<'a>)> {
+    let (name, is_tensor) = match block.item {
+        Item::Tensor(at) => (*names.tensors.get(at)?, true),
+        Item::Blob(at) => (*names.blobs.get(at)?, false),
+    };
+    let planes = |container: &'a Container<'static>| {
+        if !is_tensor {
+            return Some(vec![container.blob(name)?]);
+        }
+        let tensor = container.tensor(name)?;
+        Some(tensor.info().planes().iter().map(|plane| tensor.plane(plane.kind)).collect())
+    };
+    let found = parts.iter().enumerate().find_map(|(part, opened)| Some((part, planes(&opened.container)?)));
+    found.map(|(part, planes)| (name, Copied { part, planes }))
 }
