@@ -46,19 +46,20 @@ pub fn time_in_turns<const N: usize>(
 ) -> Result<[Timing; N], Failure> {
     run(0)?;
     let start = Instant::now();
-    let mut times = Vec::new();
-    while times.len() < LEAST || (start.elapsed() < budget && times.len() < MOST) {
+    let mut times = [const { Vec::new() }; N];
+    let mut runs = 0;
+    while runs < LEAST || (start.elapsed() < budget && runs < MOST) {
         if interrupted() {
             return Err(Failure::Interrupted);
         }
-        times.push(run(times.len() + 1)?);
+        runs += 1;
+        times.iter_mut().zip(run(runs)?).for_each(|(times, seconds)| times.push(seconds));
     }
-    Ok(std::array::from_fn(|which| {
-        let mut times: Vec<_> = times.iter().map(|turn| turn[which]).collect();
+    Ok(times.map(|mut times| {
         times.sort_by(f64::total_cmp);
-        let middle = times.get(times.len() / 2).copied().unwrap_or_default();
+        let middle = times.get(runs / 2).copied().unwrap_or_default();
         // A clock that did not advance would make speeds infinite.
-        Timing { median: middle.max(1e-9), runs: times.len() }
+        Timing { median: middle.max(1e-9), runs }
     }))
 }
 
