@@ -262,9 +262,9 @@ impl<O: Origin, const M: usize> Job for Product<'_, '_, O, M> {
                 let Lines(scales) = &context.scales(chunk, 1.0);
                 for ((block, scales), x) in (chunk * CHUNK..).zip(scales.as_chunks::<2>().0).zip(&mut blocks)
                 {
-                    let Some(x) = x.get(first..).and_then(|x| x.first_chunk::<M>()) else { break };
                     let [a, b, c, d] = simd.widen(context.states(block), context.zero_point);
                     let (low, high) = (simd.splat(scales[0]), simd.splat(scales[1]));
+                    let Some(x) = x.get(first..).and_then(|x| x.first_chunk::<M>()) else { return };
                     for m in 0..M {
                         let (x, _) = x[m].as_chunks::<LANES>();
                         let one = simd.fma(b, simd.load(&x[1]), simd.mul(a, simd.load(&x[0])));
@@ -273,8 +273,8 @@ impl<O: Origin, const M: usize> Job for Product<'_, '_, O, M> {
                     }
                 }
             }
-            let products = products.next().unwrap_or_default().iter_mut().skip(first);
-            for (product, sum) in products.zip(sums) {
+            let products = &mut products.next().unwrap_or_default()[first..][..M];
+            for (product, sum) in products.iter_mut().zip(sums) {
                 *product = simd.total(sum) * context.row.super_scale;
             }
         });
