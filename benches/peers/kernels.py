@@ -38,7 +38,7 @@ DECODING = ["decode", "decode_f16", "decode_bf16", "matrix", "memset"]
 def everything(machine: Row, versions: Row, program: Optional[Path], rounds: int) -> Row:
     """The tables `kernels` and `products`."""
     speed = Speed(program or ours.build("ccq", "speed"))
-    kernels = [_kernel(speed, encoding, rounds) for encoding in ENCODINGS]
+    kernels = _kernels(speed, rounds)
     peer = Graphs()
     return {
         "date": datetime.date.today().isoformat(),
@@ -52,26 +52,38 @@ def everything(machine: Row, versions: Row, program: Optional[Path], rounds: int
     }
 
 
-def _kernel(speed: "Speed", encoding: str, rounds: int) -> Row:
-    """One encoding: Gweights/s of every operation, the best of all rounds; in each, one thread and two alternate."""
-    copies = speed.copies(encoding)
+def _kernels(speed: "Speed", rounds: int) -> list[Row]:
+    """Gweights/s of every operation, the best of all rounds; in each, encodings follow each other and one thread and two
+    alternate, so that what a machine's neighbours do for some seconds does not meet one encoding alone."""
+    runs = {encoding: _runs(speed.copies(encoding)) for encoding in ENCODINGS}
+    samples: dict[str, dict[str, list[float]]] = {
+        encoding: {name: [] for name in of} for encoding, of in runs.items()
+    }
+    for number in range(rounds):
+        print(f"kernels, round {number + 1}", file=sys.stderr)
+        for encoding, of in runs.items():
+            for name, run in of.items():
+                samples[encoding][name].append(speed.gweights(encoding, *run))
+    return [
+        {
+            "encoding": encoding,
+            "megabytes": speed.megabytes[encoding],
+            "best": {name: max(values) for name, values in of.items()},
+            "of_memset": median(a / b for a, b in zip(of["matrix"], of["memset"])),
+            "rounds": of,
+        }
+        for encoding, of in samples.items()
+    ]
+
+
+def _runs(copies: int) -> dict[str, tuple[str, int, int, int]]:
+    """Operation, copies of the weights, passes and threads of every measurement."""
     runs = {name: (name, DECODE_COPIES, DECODE_COPIES, 1) for name in DECODING}
     runs["exact"] = ("exact", copies, copies, 1)
     for name in ("int8", "read", "read_ahead", "int8 cached"):
         turns = (1, CACHED_PASSES) if "cached" in name else (copies, TURNS * copies)
         runs |= {f"{name} by {threads}": (name.split()[0], *turns, threads) for threads in (1, 2)}
-    samples: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(rounds):
-        print(f"kernels, round {number + 1}: {encoding}", file=sys.stderr)
-        for name, run in runs.items():
-            samples[name].append(speed.gweights(encoding, *run))
-    return {
-        "encoding": encoding,
-        "megabytes": speed.megabytes[encoding],
-        "best": {name: max(values) for name, values in samples.items()},
-        "of_memset": median(a / b for a, b in zip(samples["matrix"], samples["memset"])),
-        "rounds": samples,
-    }
+    return runs
 
 
 def _pair(speed: "Speed", peer: "Graphs", encoding: str, kind: str, rounds: int) -> Row:
