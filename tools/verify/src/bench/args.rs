@@ -17,14 +17,14 @@ Examples:
       random weights, 4096x4096, every encoding
   ccq-verify bench model.ccq
       one layer of each shape and encoding in the file
-  ccq-verify bench --shape 8192x8192 --encoding ccq-2.06 --encoding wint4 --threads 1 --json
+  ccq-verify bench --shape 8192x8192 --encoding ccq-2.06 wint4 --threads 1 --json
   ccq-verify bench model.ccq --device cuda:0
       on a GPU; without --device the first that serves, the CPU where none does
   ccq-verify bench --preset paper
       the shapes of the paper's table 4, its own figures beside them
 
-A row of the table is the median of many runs, at least 3. Runs take turns on copies of the weights that together, \
-with what is written, exceed twice the last-level cache. On the CPU `row by row` decodes into one buffer a thread, \
+A row of the table is the median of many runs, at least 3. Runs take turns on copies of the weights, and of what is \
+written to memory, that exceed twice the last-level cache. On the CPU `row by row` decodes into one buffer a thread, \
 `to memory` writes the whole matrix, `y = W x` multiplies with M vectors without decoding to memory, in f32 or with \
 the vectors rounded to 8 bits. On a GPU \
 weights are written as f32, f16 and bf16, the vectors are bf16, and a run replays a CUDA graph of all copies, a \
@@ -58,8 +58,8 @@ pub struct BenchArgs {
     /// Output channels x input features of random weights; can be repeated [default: 4096x4096]
     #[arg(long = "shape", value_name = "ROWSxFEATURES", conflicts_with = "preset")]
     pub shapes: Vec<Shape>,
-    /// Time this encoding; can be repeated [default: all]
-    #[arg(long = "encoding", value_name = "NAME", value_parser = family())]
+    /// Time these encodings [default: all]
+    #[arg(long = "encoding", value_name = "NAME", num_args = 1.., value_parser = family())]
     pub encodings: Vec<Family>,
     /// Where to run: auto (a GPU if there is one), cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto")]

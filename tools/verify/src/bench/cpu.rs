@@ -66,25 +66,30 @@ impl Bench for Cpu {
         weights: &Weights,
         budget: Duration,
     ) -> Result<Measured, Failure> {
-        let Self { workspace, single, .. } = self;
-        workspace.prepare(operation, shape);
-        let apart = weights.sets().div_ceil(3);
-        let [timing, memory, one] = time_in_turns(budget, |run| {
-            let matrix = |turn: usize| weights.set(run + turn * apart);
-            let ours = seconds(|| workspace.run(operation, &matrix(0)));
-            let memory = seconds(|| workspace.memory(operation, &matrix(1)));
-            let one = single
-                .as_ref()
-                .map(|single| single.install(|| seconds(|| workspace.run(operation, &matrix(2)))));
-            Ok([ours, memory, one.unwrap_or(ours)])
-        })?;
+        let Self { machine, workspace, single } = self;
+        workspace.prepare(operation, shape, machine.cache);
+        let run = |which, number| {
+            let matrix = weights.set(number);
+            Ok(match (which, &*single) {
+                (1, _) => seconds(|| workspace.memory(operation, &matrix)),
+                (2, Some(single)) => single.install(|| seconds(|| workspace.run(operation, &matrix))),
+                _ => seconds(|| workspace.run(operation, &matrix)),
+            })
+        };
+        let (timing, memory, one) = if single.is_some() {
+            let [timing, memory, one] = time_in_turns(budget, run)?;
+            (timing, memory, Some(one.median))
+        } else {
+            let [timing, memory] = time_in_turns(budget, run)?;
+            (timing, memory, None)
+        };
         Ok(Measured {
             timing,
             element: operation.element().unwrap_or(Element::F32),
             sets: weights.sets(),
             cold: weights.is_cold(),
             memory_seconds: Some(memory.median),
-            single_seconds: single.as_ref().map(|_| one.median),
+            single_seconds: one,
             cublas_seconds: None,
         })
     }

@@ -81,7 +81,7 @@ impl Operation {
 pub struct Workspace {
     decoded: Decoded,
     /// As many bytes.
-    filled: Vec<u8>,
+    filled: Outputs<u8>,
     /// Vectors one after another.
     x: Vec<f32>,
     /// Of row 0 for every vector, then of row 1.
@@ -91,23 +91,45 @@ pub struct Workspace {
 /// Weights of one type.
 #[derive(Debug, Default)]
 struct Decoded {
-    f32: Vec<f32>,
-    f16: Vec<f16>,
-    bf16: Vec<bf16>,
+    f32: Outputs<f32>,
+    f16: Outputs<f16>,
+    bf16: Outputs<bf16>,
+}
+
+/// Room for one output, as often as together exceeds a cache.
+#[derive(Debug, Default)]
+struct Outputs<T> {
+    len: usize,
+    values: Vec<T>,
+    taken: usize,
+}
+
+impl<T: Clone> Outputs<T> {
+    fn new(value: T, len: usize, cache: u64) -> Self {
+        let due = cache.saturating_mul(2).div_ceil((len * size_of::<T>()).max(1) as u64).max(1);
+        Self { len, values: vec![value; len * due as usize], taken: 0 }
+    }
+
+    /// One after another.
+    fn next(&mut self) -> &mut [T] {
+        self.taken = if self.taken + self.len < self.values.len() { self.taken + self.len } else { 0 };
+        self.values.get_mut(self.taken..self.taken + self.len).unwrap_or_default()
+    }
 }
 
 impl Workspace {
-    /// Makes room for an operation.
-    pub fn prepare(&mut self, operation: Operation, shape: Shape) {
+    /// Makes room for an operation, in as many places as exceed the cache.
+    pub fn prepare(&mut self, operation: Operation, shape: Shape, cache: u64) {
         *self = Self::default();
         match operation {
             Operation::DequantizeRows(_) => {}
             Operation::Dequantize(element) => {
-                self.filled = vec![1; shape.weights() * element.bytes()];
+                let weights = shape.weights();
+                self.filled = Outputs::new(1, weights * element.bytes(), cache);
                 match element {
-                    Element::F32 => self.decoded.f32 = vec![0.0; shape.weights()],
-                    Element::F16 => self.decoded.f16 = vec![f16::ZERO; shape.weights()],
-                    Element::Bf16 => self.decoded.bf16 = vec![bf16::ZERO; shape.weights()],
+                    Element::F32 => self.decoded.f32 = Outputs::new(1.0, weights, cache),
+                    Element::F16 => self.decoded.f16 = Outputs::new(f16::ONE, weights, cache),
+                    Element::Bf16 => self.decoded.bf16 = Outputs::new(bf16::ONE, weights, cache),
                 }
             }
             Operation::Product { tokens } | Operation::Int8Product { tokens } => {
@@ -124,9 +146,9 @@ impl Workspace {
             Operation::DequantizeRows(Element::F32) => parts.decode_by_row(matrix, 0.0f32),
             Operation::DequantizeRows(Element::F16) => parts.decode_by_row(matrix, f16::ZERO),
             Operation::DequantizeRows(Element::Bf16) => parts.decode_by_row(matrix, bf16::ZERO),
-            Operation::Dequantize(Element::F32) => parts.decode(matrix, &mut self.decoded.f32),
-            Operation::Dequantize(Element::F16) => parts.decode(matrix, &mut self.decoded.f16),
-            Operation::Dequantize(Element::Bf16) => parts.decode(matrix, &mut self.decoded.bf16),
+            Operation::Dequantize(Element::F32) => parts.decode(matrix, self.decoded.f32.next()),
+            Operation::Dequantize(Element::F16) => parts.decode(matrix, self.decoded.f16.next()),
+            Operation::Dequantize(Element::Bf16) => parts.decode(matrix, self.decoded.bf16.next()),
             Operation::Product { tokens } => parts.fill(&mut self.y, tokens, |rows, y| {
                 let multiplied = matrix.matvec_rows(rows, &self.x, y);
                 debug_assert_eq!(multiplied, Ok(()));
@@ -146,9 +168,10 @@ impl Workspace {
     pub fn memory(&mut self, operation: Operation, matrix: &Matrix<'_>) {
         let parts = Parts::new(matrix);
         if operation.memory_name() == "fill" {
-            let width = self.filled.len() / matrix.rows().max(1);
-            parts.fill(&mut self.filled, width, |_, bytes| bytes.fill(1));
-            black_box(&self.filled);
+            let filled = self.filled.next();
+            let width = filled.len() / matrix.rows().max(1);
+            parts.fill(filled, width, |_, bytes| bytes.fill(1));
+            black_box(filled);
             return;
         }
         let Planes { code, local_scale, super_scale, cluster } = matrix.planes();
@@ -213,15 +236,25 @@ mod tests {
     use ccq::code::Family;
 
     #[test]
+    fn outputs_take_turns_and_exceed_the_cache() {
+        for (cache, expected) in [(0, 1), (50, 1), (51, 2), (100, 2), (150, 3)] {
+            let mut outputs = Outputs::new(0u32, 25, cache);
+            assert_eq!(outputs.values.len(), 25 * expected);
+            (0..2 * expected).for_each(|_| outputs.next().iter_mut().for_each(|value| *value += 1));
+            assert!(outputs.values.iter().all(|value| *value == 2), "{cache}");
+        }
+    }
+
+    #[test]
     fn products_are_those_of_the_decoded_matrix() {
         let shape = Shape { rows: 37, in_features: 101 };
         for family in Family::ALL {
             let weights =
                 Weights::random(family.default_code().unwrap(), shape.rows, shape.in_features, 1).unwrap();
             let mut workspace = Workspace::default();
-            workspace.prepare(Operation::Dequantize(Element::F32), shape);
+            workspace.prepare(Operation::Dequantize(Element::F32), shape, 1);
             workspace.run(Operation::Dequantize(Element::F32), &weights.set(0));
-            let decoded = workspace.decoded.f32.clone();
+            let decoded = workspace.decoded.f32.values.clone();
             assert!(decoded.iter().any(|weight| *weight != 0.0) && decoded.iter().all(|w| w.is_finite()));
             for element in Element::ALL {
                 workspace.run(Operation::DequantizeRows(element), &weights.set(1));
@@ -230,7 +263,7 @@ mod tests {
             let products =
                 [(Operation::Product { tokens: 4 }, 1e-5), (Operation::Int8Product { tokens: 4 }, 0.05)];
             for (product, tolerance) in products {
-                workspace.prepare(product, shape);
+                workspace.prepare(product, shape, 1);
                 workspace.run(product, &weights.set(0));
                 for (row, y) in decoded.chunks(shape.in_features).zip(workspace.y.chunks(4)) {
                     for (x, y) in workspace.x.chunks(shape.in_features).zip(y) {

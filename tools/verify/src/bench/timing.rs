@@ -12,6 +12,8 @@ use crate::failure::Failure;
 const LEAST: usize = 3;
 /// Runs timed at most.
 const MOST: usize = 100_000;
+/// A turn of one of several runs.
+const TURN: Duration = Duration::from_millis(40);
 /// Bytes that a copy takes at most.
 const MOST_COPIED: u64 = 512 << 20;
 /// Bytes that a copy takes at least.
@@ -32,34 +34,42 @@ pub struct Timing {
 /// # Errors
 /// `Interrupted`, and those of the run.
 pub fn time(budget: Duration, mut run: impl FnMut(usize) -> Result<f64, Failure>) -> Result<Timing, Failure> {
-    let [timing] = time_in_turns(budget, |number| Ok([run(number)?]))?;
+    let [timing] = time_in_turns(budget, |_, number| run(number))?;
     Ok(timing)
 }
 
-/// The same for several runs that take turns, so that whatever slows the machine down slows them all.
+/// The same for several runs, told apart by the first number, that take turns, so that whatever slows the machine down
+/// slows them all. A turn has time for threads to wake and come to cores of their own.
 ///
 /// # Errors
 /// Those of [`time`].
 pub fn time_in_turns<const N: usize>(
     budget: Duration,
-    mut run: impl FnMut(usize) -> Result<[f64; N], Failure>,
+    mut run: impl FnMut(usize, usize) -> Result<f64, Failure>,
 ) -> Result<[Timing; N], Failure> {
-    run(0)?;
+    (0..N).try_for_each(|which| run(which, 0).map(drop))?;
     let start = Instant::now();
     let mut times = [const { Vec::new() }; N];
-    let mut runs = 0;
-    while runs < LEAST || (start.elapsed() < budget && runs < MOST) {
-        if interrupted() {
-            return Err(Failure::Interrupted);
+    let counted = |times: &[Vec<f64>; N]| times.iter().map(Vec::len).min().unwrap_or(MOST);
+    while counted(&times) < LEAST || (start.elapsed() < budget && counted(&times) < MOST) {
+        for (which, times) in times.iter_mut().enumerate() {
+            let turn = Instant::now();
+            loop {
+                if interrupted() {
+                    return Err(Failure::Interrupted);
+                }
+                times.push(run(which, times.len() + 1)?);
+                if turn.elapsed() >= TURN.min(budget) || times.len() >= MOST {
+                    break;
+                }
+            }
         }
-        runs += 1;
-        times.iter_mut().zip(run(runs)?).for_each(|(times, seconds)| times.push(seconds));
     }
     Ok(times.map(|mut times| {
         times.sort_by(f64::total_cmp);
-        let middle = times.get(runs / 2).copied().unwrap_or_default();
+        let middle = times.get(times.len() / 2).copied().unwrap_or_default();
         // A clock that did not advance would make speeds infinite.
-        Timing { median: middle.max(1e-9), runs }
+        Timing { median: middle.max(1e-9), runs: times.len() }
     }))
 }
 
@@ -100,8 +110,8 @@ mod tests {
 
     #[test]
     fn runs_that_take_turns_have_medians_of_their_own() {
-        let timings =
-            time_in_turns(Duration::ZERO, |run| Ok([[9.0, 3.0, 1.0, 2.0][run], [9.0, 5.0, 6.0, 4.0][run]]));
+        let times = [[9.0, 3.0, 1.0, 2.0], [9.0, 5.0, 6.0, 4.0]];
+        let timings = time_in_turns(Duration::ZERO, |which, run| Ok(times[which][run]));
         assert_eq!(timings.unwrap().map(|timing| (timing.median, timing.runs)), [(2.0, LEAST), (5.0, LEAST)]);
     }
 }

@@ -14,8 +14,7 @@ fn quick(args: &[&'static str]) -> Vec<&'static str> {
 #[test]
 fn random_weights_are_timed() {
     let folder = Folder::new();
-    let args =
-        quick(&["--shape", "16x256", "--encoding", "ccq-2.06", "--encoding", "wint4", "--threads", "1"]);
+    let args = quick(&["--shape", "16x256", "--encoding", "ccq-2.06", "wint4", "--threads", "1"]);
     let run = folder.run(&args).expect(
         0,
         &[
@@ -123,11 +122,12 @@ fn the_papers_figures_stand_beside() {
 #[test]
 fn the_command_line_is_checked() {
     let folder = Folder::model();
-    let wrong: [&[&str]; 12] = [
+    let wrong: [&[&str]; 13] = [
         &["--shape", "8192"],
         &["--shape", "0x64"],
         &["--shape", "99999x99999"],
         &["--encoding", "fp8"],
+        &["--encoding", "wint4", "model.ccq"],
         &["--device", "tpu"],
         &["--threads", "0"],
         &["--seconds", "0"],
