@@ -1,5 +1,5 @@
-//! `cargo xtask seeds`: what the fuzz targets that take bytes begin with, in fuzz/corpus. Containers come from testdata;
-//! the other files are as small as files of their kind can be.
+//! `cargo xtask seeds`: what the fuzz targets that take bytes begin with, in fuzz/corpus: the files of testdata, and valid
+//! ones of other kinds that are as small as such files can be.
 
 use std::fs;
 use std::path::Path;
@@ -22,6 +22,19 @@ pub fn run(root: &Path) -> Result<()> {
                 }
             }
         }
+    }
+    for entry in fs::read_dir(root.join("testdata/bad-import"))? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).context("a name that is no text")?;
+        let target = match name.rsplit_once('.') {
+            _ if name.starts_with("importance-") => "importance",
+            Some((_, "safetensors")) => "safetensors",
+            Some((_, "gguf")) => "gguf",
+            Some((_, "toml")) => "recipe",
+            Some((_, "json")) => "index",
+            _ => continue, // folders, and files that are known by their names to be none of these
+        };
+        write(&corpus.join(target), name, &fs::read(&path)?)?;
     }
     let tensors = [("matrix", TENSOR), ("all", ALL), ("empty", "{}")];
     for (name, header) in tensors {
