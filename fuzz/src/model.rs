@@ -10,12 +10,12 @@ use ccq_import::{CodedRows, Error, Model, SourceTensor};
 use crate::decode;
 use crate::reference::bits;
 
-/// Opens a model and, if it is accepted, reads everything: no call may panic, and what is read in parts is what is
+/// Opens a model and returns it; if it is accepted, reads everything: no call may panic, and what is read in parts is what is
 /// read at once.
 ///
 /// # Errors
 /// What the importer says.
-pub fn read_model(path: &Path) -> Result<(), Error> {
+pub fn read_model(path: &Path) -> Result<Model, Error> {
     let model = Model::open(path)?;
     model.blobs().iter().try_for_each(|blob| blob.read().map(drop))?;
     for tensor in model.tensors() {
@@ -34,7 +34,7 @@ pub fn read_model(path: &Path) -> Result<(), Error> {
             check_planes(&model, tensor);
         }
     }
-    Ok(())
+    Ok(model)
 }
 
 /// Parts are parts of the whole, `size` items an element, where there is a whole; else they are answered all the same.
