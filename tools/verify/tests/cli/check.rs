@@ -212,12 +212,12 @@ fn bad_files_are_refused() {
     }
 }
 
-/// The signal is sent as soon as the handler is there, long before half a gigabyte is checked.
+/// The signal is sent as soon as the handler is there, long before two gigabytes are checked.
 #[cfg(target_os = "linux")]
 #[test]
 fn interrupts_end_the_check() {
     let folder = Folder::new();
-    sparse(&folder, "sparse.ccq", 512 << 20);
+    sparse(&folder, "sparse.ccq", 2 << 30);
     let args = ["sparse.ccq", "--threads", "1", "--quiet"];
     let mut child = folder.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let id = child.id();
