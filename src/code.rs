@@ -409,6 +409,10 @@ pub enum Family {
     Ccq25,
     /// `ccq-2.06`: (6,4,3) behind a code cluster.
     Ccq206,
+    /// `ccq-3.31`: (4,5,3) in sixteen bits.
+    Ccq331,
+    /// `ccq-5.5`: (6,3,5) in sixteen bits.
+    Ccq55,
     /// `wint8`: plain 8-bit integers.
     Wint8,
     /// `wint4`: plain 4-bit integers.
@@ -419,8 +423,16 @@ pub enum Family {
 
 impl Family {
     /// Every family, in the order tools list them.
-    pub const ALL: [Self; 6] =
-        [Self::Ccq206, Self::Ccq25, Self::Ccq275, Self::Wint4, Self::Wint8, Self::Int2];
+    pub const ALL: [Self; 8] = [
+        Self::Ccq206,
+        Self::Ccq25,
+        Self::Ccq275,
+        Self::Ccq331,
+        Self::Ccq55,
+        Self::Wint4,
+        Self::Wint8,
+        Self::Int2,
+    ];
 
     /// The name users type, such as `ccq-2.06`.
     pub const fn name(self) -> &'static str {
@@ -428,6 +440,8 @@ impl Family {
             Self::Ccq275 => "ccq-2.75",
             Self::Ccq25 => "ccq-2.5",
             Self::Ccq206 => "ccq-2.06",
+            Self::Ccq331 => "ccq-3.31",
+            Self::Ccq55 => "ccq-5.5",
             Self::Wint8 => "wint8",
             Self::Wint4 => "wint4",
             Self::Int2 => "int2",
@@ -441,7 +455,7 @@ impl Family {
 
     /// Whether states overlap (the convolutional codes), so that encoding is a search over paths.
     pub const fn is_trellis(self) -> bool {
-        matches!(self, Self::Ccq275 | Self::Ccq25 | Self::Ccq206)
+        matches!(self, Self::Ccq275 | Self::Ccq25 | Self::Ccq206 | Self::Ccq331 | Self::Ccq55)
     }
 
     /// The group size taken when none is asked for; `None` is one group a row.
@@ -495,6 +509,8 @@ impl Family {
         const CCQ275: &[Segment] = &[Segment::new(4, 3, 2)];
         const CCQ25: &[Segment] = &[Segment::new(3, 3, 2), Segment::new(3, 4, 2)];
         const CCQ206: &[Segment] = &[Segment::new(6, 4, 3)];
+        const CCQ331: &[Segment] = &[Segment::new(4, 5, 3)];
+        const CCQ55: &[Segment] = &[Segment::new(6, 3, 5)];
         const WINT8: &[Segment] = &[Segment::new(8, 1, 8)];
         const WINT4: &[Segment] = &[Segment::new(4, 2, 4)];
         const INT2: &[Segment] = &[Segment::new(2, 4, 2)];
@@ -502,6 +518,8 @@ impl Family {
             Self::Ccq275 => (CCQ275, 8, false),
             Self::Ccq25 => (CCQ25, 16, false),
             Self::Ccq206 => (CCQ206, 8, true),
+            Self::Ccq331 => (CCQ331, 16, false),
+            Self::Ccq55 => (CCQ55, 16, false),
             Self::Wint8 => (WINT8, 8, false),
             Self::Wint4 => (WINT4, 8, false),
             Self::Int2 => (INT2, 8, false),

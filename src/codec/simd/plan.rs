@@ -80,6 +80,9 @@ impl Plan {
     /// The plan of a code; `None` for one without a name, which the portable decoder takes.
     pub fn find(code: &Code) -> Option<&'static Self> {
         let family = code.family()?;
+        if matches!(family, Family::Ccq331 | Family::Ccq55) {
+            return None;
+        }
         let place = Family::ALL.iter().position(|&other| other == family)?;
         let size = code.group_size().unwrap_or(0);
         let group = GROUP_SIZES.iter().position(|&other| usize::from(other) == size)?;
@@ -95,7 +98,9 @@ static PLANS: [[Plan; GROUP_SIZES.len()]; Family::ALL.len()] = {
     while family < plans.len() {
         let mut group = 0;
         while group < GROUP_SIZES.len() {
-            plans[family][group] = plan(Family::ALL[family], GROUP_SIZES[group] as usize);
+            if !matches!(Family::ALL[family], Family::Ccq331 | Family::Ccq55) {
+                plans[family][group] = plan(Family::ALL[family], GROUP_SIZES[group] as usize);
+            }
             group += 1;
         }
         family += 1;

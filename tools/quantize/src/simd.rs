@@ -29,6 +29,8 @@ pub(crate) trait Simd: Copy {
     fn min(self, x: Self::F, y: Self::F) -> Self::F;
     /// x if x > y, otherwise y.
     fn max(self, x: Self::F, y: Self::F) -> Self::F;
+    /// All bits where x < y, none elsewhere.
+    fn less(self, x: Self::F, y: Self::F) -> Self::I;
     /// The least integer that is no less, of a magnitude below 2^22.
     fn ceil(self, x: Self::F) -> Self::F;
     /// The bits of each lane.
@@ -44,6 +46,8 @@ pub(crate) trait Simd: Copy {
     fn min_i32(self, x: Self::I, y: Self::I) -> Self::I;
     fn and(self, x: Self::I, y: Self::I) -> Self::I;
     fn or(self, x: Self::I, y: Self::I) -> Self::I;
+    /// x where all bits of `mask` are set, y where none is.
+    fn select(self, mask: Self::I, x: Self::I, y: Self::I) -> Self::I;
     /// `x << n` for n below 32.
     fn shl(self, x: Self::I, n: u32) -> Self::I;
     /// `x >> n` for n below 32, of the bits as an unsigned number.
@@ -104,6 +108,8 @@ impl Simd for Portable {
     #[inline(never)] fn mul(self, x: Self::F, y: Self::F) -> Self::F { lanes!(i => x[i] * y[i]) }
     #[inline(never)] fn min(self, x: Self::F, y: Self::F) -> Self::F { lanes!(i => if x[i] < y[i] { x[i] } else { y[i] }) }
     #[inline(never)] fn max(self, x: Self::F, y: Self::F) -> Self::F { lanes!(i => if x[i] > y[i] { x[i] } else { y[i] }) }
+    #[inline(never)] fn less(self, x: Self::F, y: Self::F) -> Self::I { lanes!(i => -i32::from(x[i] < y[i])) }
+    #[inline(never)] fn select(self, mask: Self::I, x: Self::I, y: Self::I) -> Self::I { lanes!(i => x[i] & mask[i] | y[i] & !mask[i]) }
     #[inline(never)] fn ceil(self, x: Self::F) -> Self::F {
         let even = self.sub(self.add(x, self.splat(ROUNDER)), self.splat(ROUNDER));
         lanes!(i => if even[i] < x[i] { even[i] + 1.0 } else { even[i] })
@@ -214,6 +220,8 @@ mod x86 {
             fn mul(self, x: __m512, y: __m512) -> __m512 = _mm512_mul_ps(x, y);
             fn min(self, x: __m512, y: __m512) -> __m512 = _mm512_min_ps(x, y);
             fn max(self, x: __m512, y: __m512) -> __m512 = _mm512_max_ps(x, y);
+            fn less(self, x: __m512, y: __m512) -> __m512i = _mm512_movm_epi32(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(x, y));
+            fn select(self, mask: __m512i, x: __m512i, y: __m512i) -> __m512i = _mm512_ternarylogic_epi32::<0xCA>(mask, x, y);
             fn ceil(self, x: __m512) -> __m512 = _mm512_roundscale_ps::<0x0A>(x);
             fn bits(self, x: __m512) -> __m512i = _mm512_castps_si512(x);
             fn to_f32(self, x: __m512i) -> __m512 = _mm512_cvtepi32_ps(x);
@@ -244,6 +252,11 @@ mod x86 {
             fn mul(self, x: Self::F, y: Self::F) -> Self::F = both!(x, y => _mm256_mul_ps(x, y));
             fn min(self, x: Self::F, y: Self::F) -> Self::F = both!(x, y => _mm256_min_ps(x, y));
             fn max(self, x: Self::F, y: Self::F) -> Self::F = both!(x, y => _mm256_max_ps(x, y));
+            fn less(self, x: Self::F, y: Self::F) -> Self::I =
+                both!(x, y => _mm256_castps_si256(_mm256_cmp_ps::<_CMP_LT_OQ>(x, y)));
+            fn select(self, mask: Self::I, x: Self::I, y: Self::I) -> Self::I = [
+                _mm256_blendv_epi8(y[0], x[0], mask[0]), _mm256_blendv_epi8(y[1], x[1], mask[1])
+            ];
             fn ceil(self, x: Self::F) -> Self::F = both!(x => _mm256_ceil_ps(x));
             fn bits(self, x: Self::F) -> Self::I = both!(x => _mm256_castps_si256(x));
             fn to_f32(self, x: Self::I) -> Self::F = both!(x => _mm256_cvtepi32_ps(x));

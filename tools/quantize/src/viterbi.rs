@@ -57,6 +57,10 @@ impl WordSearch for Viterbi {
                 (3, 2, 4) if count == 4 => search::<S, 2>(simd, 3, 2, &u[..4], leverage),
                 (4, 2, 3) if count > 0 => search::<S, 4>(simd, 4, 2, u, leverage),
                 (3, 2, 3 | 4) if count > 0 => search::<S, 2>(simd, 3, 2, u, leverage),
+                (4, 3, 5) if count == 5 => junctions::<S, 2>(simd, 4, 3, &u[..5], leverage),
+                (6, 5, 3) if count == 3 => junctions::<S, 2>(simd, 6, 5, &u[..3], leverage),
+                (4, 3, 5) if count > 0 => junctions::<S, 2>(simd, 4, 3, u, leverage),
+                (6, 5, 3) if count > 0 => junctions::<S, 2>(simd, 6, 5, u, leverage),
                 _ => any(simd, *segment, u, leverage),
             };
             let missing = (u32::from(segment.states) - count.max(1) as u32) * u32::from(segment.shift);
@@ -106,6 +110,61 @@ fn search<S: Simd, const MEMORIES: usize>(
         best = simd.min_i32(best, cost);
     }
     simd.and(best, simd.splat_i32((1 << PATH) - 1))
+}
+
+/// [`search`] where few bits are memory and many are not: a state between two memories is one of equally many
+/// others two memories apart, and the nearest of those is found by rounding.
+#[inline(always)]
+fn junctions<S: Simd, const MEMORIES: usize>(
+    simd: S,
+    state_bits: u32,
+    shift: u32,
+    u: &[S::F],
+    leverage: Option<&[S::F]>,
+) -> S::I {
+    let half = (1i32 << (state_bits - 1)) as f32;
+    let memory_bits = state_bits - shift;
+    let last = u.len() - 1;
+    let mut next: [(S::F, S::I); MEMORIES] = [(simd.splat(0.0), simd.splat_i32(0)); MEMORIES];
+    for t in (0..u.len()).rev() {
+        let h = at(leverage, t);
+        let (firsts, befores, count) =
+            if t == 0 { (1, 0, 1 << state_bits) } else { (MEMORIES, shift, 1 << shift) };
+        let (afters, apart) = if t == last { (1, 0) } else { (MEMORIES, memory_bits) };
+        let most = (count >> apart) as f32 - 1.0;
+        let place = shift * (last - t) as u32;
+        let mut here = next;
+        for (before, here) in here.iter_mut().enumerate().take(firsts) {
+            let mut best: Option<(S::F, S::I)> = None;
+            for (after, &(beyond, path)) in next.iter().enumerate().take(afters) {
+                let low = simd.splat((before << befores | after) as f32 - half);
+                let u = simd.sub(u[t], low);
+                let scaled = simd.mul(u, simd.splat(1.0 / (1u32 << apart) as f32));
+                let index = simd.ceil(simd.sub(simd.clamp(scaled, 0.0, most), simd.splat(0.5)));
+                let r = simd.sub(u, simd.mul(index, simd.splat((1u32 << apart) as f32)));
+                let hr = match h {
+                    None => r,
+                    Some(h) => simd.mul(h, r),
+                };
+                let cost = simd.add(simd.mul(hr, r), beyond);
+                let bits = simd.shl(simd.round_i32(index), apart);
+                let bits = simd.or(bits, simd.splat_i32(after as i32));
+                let path = simd.or(simd.shl(bits, place), path);
+                best = Some(match best {
+                    None => (cost, path),
+                    Some((least, found)) => {
+                        let is_less = simd.less(cost, least);
+                        (simd.min(cost, least), simd.select(is_less, path, found))
+                    }
+                });
+            }
+            if let Some(best) = best {
+                *here = best;
+            }
+        }
+        next = here;
+    }
+    next[0].1
 }
 
 /// A `match`, not a closure: those are not always inlined, and outside of a function for an instruction set its
