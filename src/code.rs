@@ -409,9 +409,9 @@ pub enum Family {
     Ccq25,
     /// `ccq-2.06`: (6,4,3) behind a code cluster.
     Ccq206,
-    /// `ccq-3.31`: (4,5,3) in sixteen bits.
+    /// `ccq-3.31`: (4,5,3) in sixteen bits; not the paper's.
     Ccq331,
-    /// `ccq-5.5`: (6,3,5) in sixteen bits.
+    /// `ccq-5.5`: (6,3,5) in sixteen bits; not the paper's.
     Ccq55,
     /// `wint8`: plain 8-bit integers.
     Wint8,
@@ -455,7 +455,7 @@ impl Family {
 
     /// Whether states overlap (the convolutional codes), so that encoding is a search over paths.
     pub const fn is_trellis(self) -> bool {
-        matches!(self, Self::Ccq275 | Self::Ccq25 | Self::Ccq206 | Self::Ccq331 | Self::Ccq55)
+        !matches!(self, Self::Wint8 | Self::Wint4 | Self::Int2)
     }
 
     /// The group size taken when none is asked for; `None` is one group a row.
@@ -531,9 +531,9 @@ impl Family {
 mod tests {
     use super::*;
 
-    /// Table 1 of the paper, and the spare bits that CONTAINER's rule embeds the scale in.
+    /// Table 1 of the paper, our own codes, and the spare bits that CONTAINER's rule embeds the scale in.
     #[test]
-    fn named_codes_match_the_paper() {
+    fn named_codes_are_those_of_the_paper_and_the_spec() {
         let shifts = |family: Family| {
             let code = family.code(64).unwrap();
             code.states().iter().take(code.states_per_word()).map(|s| s.shift).collect::<std::vec::Vec<_>>()
@@ -541,6 +541,8 @@ mod tests {
         assert_eq!(shifts(Family::Ccq275), [4, 2, 0]);
         assert_eq!(shifts(Family::Ccq25), [13, 11, 9, 6, 4, 2, 0]);
         assert_eq!(shifts(Family::Ccq206), [9, 6, 3, 0]);
+        assert_eq!(shifts(Family::Ccq331), [12, 9, 6, 3, 0]);
+        assert_eq!(shifts(Family::Ccq55), [10, 5, 0]);
         assert_eq!(shifts(Family::Wint4), [4, 0]);
         assert_eq!(shifts(Family::Int2), [6, 4, 2, 0]);
 
@@ -552,20 +554,28 @@ mod tests {
         assert_eq!(scale(Family::Ccq25, 64), LocalScale::Embedded { bits: 13 });
         assert_eq!(scale(Family::Ccq25, 128), LocalScale::Embedded { bits: 11 });
         assert_eq!(scale(Family::Ccq206, 64), LocalScale::Nibble);
+        assert_eq!(scale(Family::Ccq331, 32), LocalScale::Embedded { bits: 9 });
+        assert_eq!(scale(Family::Ccq331, 64), LocalScale::Nibble);
+        assert_eq!(scale(Family::Ccq331, 128), LocalScale::Embedded { bits: 6 });
+        assert_eq!(scale(Family::Ccq55, 32), LocalScale::Embedded { bits: 5 });
+        assert_eq!(scale(Family::Ccq55, 64), LocalScale::Embedded { bits: 10 });
+        assert_eq!(scale(Family::Ccq55, 128), LocalScale::Embedded { bits: 5 });
         assert_eq!(scale(Family::Wint4, 0), LocalScale::None);
         assert_eq!(scale(Family::Wint8, 64), LocalScale::Signed8);
     }
 
-    /// Equation (5): bits a weight of codes and local scales, for a row of whole groups.
+    /// Equation (5), and clause 6.8: bits a weight of codes and local scales, for a row of whole groups.
     #[test]
     fn bits_a_weight_match_equation_5() {
-        let bits = |family: Family| {
-            let sizes = family.code(64).unwrap().plane_sizes(1, 1 << 16).unwrap();
+        let bits = |family: Family, group| {
+            let sizes = family.code(group).unwrap().plane_sizes(1, 1 << 16).unwrap();
             (sizes.code + sizes.local_scale) as f64 * 8.0 / 65536.0
         };
-        assert_eq!(bits(Family::Ccq275), 2.75);
-        assert_eq!(bits(Family::Ccq25), 2.5);
-        assert_eq!(bits(Family::Ccq206), 2.0625);
+        assert_eq!(bits(Family::Ccq275, 64), 2.75);
+        assert_eq!(bits(Family::Ccq25, 64), 2.5);
+        assert_eq!(bits(Family::Ccq206, 64), 2.0625);
+        assert_eq!([32, 64, 128].map(|group| bits(Family::Ccq331, group)), [3.5, 3.3125, 3.25]);
+        assert_eq!([32, 64, 128].map(|group| bits(Family::Ccq55, group)), [5.5, 5.5, 5.375]);
     }
 
     #[test]

@@ -38,7 +38,7 @@ fn stage(bencher: Bencher<'_, '_>, family: &str, stage: Stage) {
     bench_stage(&options, &gaussian(1, IN_FEATURES), stage, |run| bencher.bench_local(run));
 }
 
-const FAMILIES: [&str; 5] = ["ccq-2.06", "ccq-2.5", "ccq-2.75", "wint4", "int2"];
+const FAMILIES: [&str; 7] = ["ccq-2.06", "ccq-2.5", "ccq-2.75", "ccq-3.31", "ccq-5.5", "wint4", "int2"];
 
 #[divan::bench(args = FAMILIES)]
 fn fast(bencher: Bencher<'_, '_>, family: &str) {

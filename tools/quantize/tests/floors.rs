@@ -18,7 +18,7 @@ fn error(options: &Options<'_>, weights: &[f32], in_features: usize) -> ErrorSta
 }
 
 /// What must hold, on 64 x 4096 Gaussian weights and on the layer. Floors that have become loose count as broken.
-const FLOORS: [(Family, Quality, Method, [f64; 2]); 22] = [
+const FLOORS: [(Family, Quality, Method, [f64; 2]); 30] = [
     (Family::Ccq206, Quality::Fast, Method::Search, [0.1050, 0.1123]),
     (Family::Ccq206, Quality::Balanced, Method::Search, [0.1043, 0.1079]),
     (Family::Ccq206, Quality::Best, Method::Search, [0.1027, 0.1048]),
@@ -28,6 +28,12 @@ const FLOORS: [(Family, Quality, Method, [f64; 2]); 22] = [
     (Family::Ccq275, Quality::Fast, Method::Search, [0.0789, 0.0897]),
     (Family::Ccq275, Quality::Balanced, Method::Search, [0.0774, 0.0867]),
     (Family::Ccq275, Quality::Best, Method::Search, [0.0772, 0.0863]),
+    (Family::Ccq331, Quality::Fast, Method::Search, [0.0297, 0.0351]),
+    (Family::Ccq331, Quality::Balanced, Method::Search, [0.0287, 0.0330]),
+    (Family::Ccq331, Quality::Best, Method::Search, [0.0286, 0.0326]),
+    (Family::Ccq55, Quality::Fast, Method::Search, [0.00170, 0.00204]),
+    (Family::Ccq55, Quality::Balanced, Method::Search, [0.00167, 0.00198]),
+    (Family::Ccq55, Quality::Best, Method::Search, [0.00158, 0.00189]),
     (Family::Wint4, Quality::Fast, Method::Search, [0.00888, 0.00949]),
     (Family::Wint4, Quality::Balanced, Method::Search, [0.00816, 0.00879]),
     (Family::Wint4, Quality::Best, Method::Search, [0.00811, 0.00874]),
@@ -38,6 +44,8 @@ const FLOORS: [(Family, Quality, Method, [f64; 2]); 22] = [
     (Family::Ccq206, Quality::Balanced, Method::Paper, [1.1536, 1.1940]),
     (Family::Ccq25, Quality::Balanced, Method::Paper, [0.1085, 0.1222]),
     (Family::Ccq275, Quality::Balanced, Method::Paper, [0.0902, 0.1032]),
+    (Family::Ccq331, Quality::Balanced, Method::Paper, [0.0320, 0.0375]),
+    (Family::Ccq55, Quality::Balanced, Method::Paper, [0.00174, 0.00208]),
     (Family::Wint4, Quality::Balanced, Method::Paper, [0.00993, 0.01080]),
     (Family::Wint8, Quality::Balanced, Method::Paper, [0.000075, 0.000129]),
     (Family::Int2, Quality::Balanced, Method::Paper, [0.1695, 0.1798]),
@@ -85,6 +93,6 @@ fn the_bytes_are_pinned() {
 }
 
 #[rustfmt::skip]
-const PINNED: [u32; 24] = [
-    2530886957, 3485235717, 4251111729, 1043803657, 939770055, 701815003, 2170484588, 2515361157, 3719819494, 3172873721, 1149336918, 2724399926, 1539515856, 1775235456, 933290445, 2603664273, 2102557962, 9968578, 2634177896, 668155318, 3884692322, 534024481, 3517226887, 3589254079,
+const PINNED: [u32; 32] = [
+    2530886957, 3485235717, 4251111729, 1043803657, 939770055, 701815003, 2170484588, 2515361157, 3719819494, 3172873721, 1149336918, 2724399926, 1813962697, 4236847858, 598428690, 2244824083, 723593977, 1214148328, 1995175213, 2626868332, 1539515856, 1775235456, 933290445, 2603664273, 2102557962, 9968578, 2634177896, 668155318, 3884692322, 534024481, 3517226887, 3589254079,
 ];

@@ -7,14 +7,12 @@ use ccq::code::Family;
 use ccq_quantize::{Error, Options, Quality, gaussian, quantize};
 use common::{decode, layer};
 
-const FAMILIES: [Family; 6] = Family::ALL;
-
 #[test]
 fn only_ratios_matter_and_a_uniform_one_changes_nothing() {
     let weights = gaussian(1, 8 * 400);
     let importance: Vec<f32> = gaussian(2, 400).iter().map(|h| h.abs() + 0.01).collect();
     let scaled: Vec<f32> = importance.iter().map(|h| h * 1024.0).collect();
-    for family in FAMILIES {
+    for family in Family::ALL {
         let options = Options::new(family.default_code().unwrap());
         for quality in Quality::ALL {
             let options = options.with_quality(quality);
@@ -35,7 +33,7 @@ fn only_ratios_matter_and_a_uniform_one_changes_nothing() {
 
 #[test]
 fn a_skewed_importance_lowers_the_weighted_error_of_a_real_layer() {
-    for family in FAMILIES {
+    for family in Family::ALL {
         let options = Options::new(family.default_code().unwrap()).with_quality(Quality::Fast);
         let (mut with, mut without, mut unweighted) = (0.0, 0.0, [0.0; 2]);
         for (name, (weights, in_features)) in layer().into_iter().take(3).enumerate() {
@@ -64,7 +62,7 @@ fn columns_and_groups_without_importance() {
     let mut importance = vec![1.0; 256];
     importance[64..128].fill(0.0);
     importance.iter_mut().step_by(7).for_each(|h| *h = 0.0);
-    for family in FAMILIES {
+    for family in Family::ALL {
         for (importance, most) in [(&importance[..], 0.2), (&[0.0; 256][..], 0.13)] {
             let options = Options::new(family.default_code().unwrap()).with_importance(Some(importance));
             let decoded = decode(&quantize(&weights, 256, &options).unwrap());
