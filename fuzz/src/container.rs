@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Cursor;
 
 use arbitrary::Arbitrary;
-use ccq::code::{Cluster, Code, Family};
+use ccq::code::{Cluster, Code, Family, LocalScale, Segment};
 use ccq::format::{Contents, Dtype, Encoding, Layout, Shard, TensorSpec, Value, Writer};
 
 /// A small container.
@@ -74,6 +74,22 @@ fn encoding_of(choice: u8) -> Encoding {
                 Code::new(code.segments(), 8, group as u16, code.local_scale(), Some(Cluster::F32));
             Encoding::Coded(imported.expect("the kind of cluster constrains nothing"))
         }
-        _ => Encoding::Raw,
+        _ => unnamed(choice, group as u16).map_or(Encoding::Raw, Encoding::Coded),
     }
+}
+
+/// A code without a name, or none.
+fn unnamed(choice: u8, group: u16) -> Option<Code> {
+    let (segments, word_bits): (&[(u8, u8, u8)], u8) = match choice % 8 {
+        0 => (&[(8, 3, 4)], 16),
+        1 => (&[(16, 1, 16)], 16),
+        2 => (&[(1, 16, 1)], 16),
+        3 => (&[(7, 2, 1), (5, 2, 3)], 16),
+        4 => (&[(5, 2, 3)], 8),
+        _ => return None,
+    };
+    let segments: Vec<_> = segments.iter().map(|&(l, n, s)| Segment::new(l, n, s)).collect();
+    let placements = (4..16).map(|bits| LocalScale::Embedded { bits });
+    let mut placements = [LocalScale::None, LocalScale::Nibble].into_iter().chain(placements);
+    placements.find_map(|scale| Code::new(&segments, word_bits, group, scale, None).ok())
 }

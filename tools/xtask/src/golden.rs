@@ -94,6 +94,7 @@ fn general() -> Result<Vec<TensorSpec>> {
         ("four-segments", Code::new(&[segment(4, 1, 4); 4], 16, 64, LocalScale::Signed8, None)?),
         ("signed-trellis", Code::new(&[segment(4, 3, 2)], 8, 32, LocalScale::Signed8, None)?),
         ("nibble-wint4", Code::new(&[segment(4, 2, 4)], 8, 64, LocalScale::Nibble, None)?),
+        ("embedded-trellis", Code::new(&[segment(8, 3, 4)], 16, 32, LocalScale::Embedded { bits: 4 }, None)?),
         ("channel-trellis", Code::new(&[segment(4, 3, 2)], 8, 0, LocalScale::None, None)?),
         ("uneven", Code::new(&[segment(7, 2, 1), segment(5, 2, 3)], 16, 32, LocalScale::Nibble, None)?),
         ("nine-bit-cluster", Code::new(&[segment(3, 4, 2)], 8, 64, LocalScale::Nibble, Some(Cluster::Q8))?),
