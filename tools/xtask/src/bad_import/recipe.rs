@@ -60,7 +60,7 @@ fn options() -> Vec<Recipe> {
             "encoding-unknown",
             "Value",
             default("encoding = @\"wint5\""),
-            r#":2: encoding "wint5", did you mean "wint4"?; expected ccq-2.06, ccq-2.5, ccq-2.75, wint4, wint8, int2, raw, auto"#,
+            r#":2: encoding "wint5", did you mean "wint4"?; expected ccq-2.06, ccq-2.5, ccq-2.75, ccq-3.31, ccq-5.5, wint4, wint8, int2, raw, auto"#,
         ),
         ("encoding-number", "Type", default("encoding = @4"), ":2: encoding is an integer, expected a text"),
         (
