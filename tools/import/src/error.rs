@@ -111,7 +111,7 @@ pub enum Error {
         file: PathBuf,
         /// The byte of the file it is about.
         at: u64,
-        /// The tensor.
+        /// The tensor; of a name that is too long, its beginning.
         tensor: String,
         /// What is wrong with the name.
         problem: NameProblem,

@@ -14,7 +14,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use ccq::format::Dtype;
+use ccq::format::{Dtype, Limits};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
@@ -25,6 +25,9 @@ use crate::json::{self, Pairs};
 const MAX_HEADER: u64 = 100_000_000;
 /// The most dimensions of a tensor.
 const MAX_DIMENSIONS: usize = 32;
+/// The most bytes of a name: a container holds no longer one.
+const MAX_NAME: usize = 1024;
+const _: () = assert!(MAX_NAME as u64 == Limits::DEFAULT.name_len);
 /// The key of the metadata object.
 const METADATA: &str = "__metadata__";
 
@@ -150,6 +153,7 @@ fn checked(
     let place = || (text.file(), text.at(&[&tensor]));
     if let Some(problem) = name_problem(&tensor) {
         let (file, at) = place();
+        let tensor = tensor.chars().take(MAX_NAME).collect();
         return Err(Error::BadName { file, at, tensor, problem });
     }
     let Some(dtype) = Dtype::from_name(&info.dtype) else {
@@ -188,16 +192,19 @@ fn checked(
 pub enum NameProblem {
     /// It has no characters.
     Empty,
+    /// It has more bytes than a container's names may have.
+    TooLong,
     /// It holds a control character, NUL among them.
     ControlCharacter,
 }
 
 impl fmt::Display for NameProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Empty => "is empty",
-            Self::ControlCharacter => "holds a control character",
-        })
+        match self {
+            Self::Empty => f.write_str("is empty"),
+            Self::TooLong => write!(f, "has more than {MAX_NAME} bytes"),
+            Self::ControlCharacter => f.write_str("holds a control character"),
+        }
     }
 }
 
@@ -205,6 +212,8 @@ impl fmt::Display for NameProblem {
 pub(crate) fn name_problem(name: &str) -> Option<NameProblem> {
     if name.is_empty() {
         Some(NameProblem::Empty)
+    } else if name.len() > MAX_NAME {
+        Some(NameProblem::TooLong)
     } else if name.chars().any(char::is_control) {
         Some(NameProblem::ControlCharacter)
     } else {

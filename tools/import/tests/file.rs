@@ -221,6 +221,7 @@ fn duplicates_are_refused() {
 fn bad_names_are_refused() {
     for (name, expected) in [
         ("", NameProblem::Empty),
+        (&"n".repeat(1025), NameProblem::TooLong),
         ("a\\u0000b", NameProblem::ControlCharacter),
         ("a\\nb", NameProblem::ControlCharacter),
         ("\\u001b[2J", NameProblem::ControlCharacter),

@@ -44,17 +44,12 @@ fn read(name: &str, expected: &'static str, bytes: Vec<u8>) -> Case {
     Case { phase: "read", ..open(name, expected, bytes) }
 }
 
-/// What the importer takes and the converter refuses, with what it says after the name.
-fn convert(name: &str, expected: &'static str, said: &str, bytes: Vec<u8>) -> Case {
-    Case { phase: "convert", converter: Some((None, said.into())), ..open(name, expected, bytes) }
-}
-
 /// What cannot be quantized: a tensor whose row 0 has that value in a column, the first that is not finite.
 fn non_finite(name: &str, tensor: &str, value: f32, column: usize, bytes: Vec<u8>) -> Case {
     let said = format!(
         ": tensor {tensor:?}: {value} at row 0, column {column}, expected finite weights; repair the model, or leave the tensor as it is with --keep '{tensor}'"
     );
-    convert(name, "NonFinite", &said, bytes)
+    Case { phase: "convert", converter: Some((None, said)), ..open(name, "NonFinite", bytes) }
 }
 
 /// What is odd and right.
