@@ -286,12 +286,14 @@ pub enum Error {
     },
     /// A weight is NaN or infinite.
     #[error(
-        "{}: tensor {tensor:?}: {value} at {position}, expected finite weights; repair the model, or leave the tensor as it is with --keep '{tensor}'",
+        "{}: at byte {at}: tensor {tensor:?}: {value} at {position}, expected finite weights; repair the model, or leave the tensor as it is with --keep '{tensor}'",
         file.display()
     )]
     NonFinite {
         /// The source file.
         file: PathBuf,
+        /// The byte of the file that the value comes from ([`ccq_import::Model::place`]).
+        at: u64,
         /// The tensor.
         tensor: String,
         /// Where in the tensor.

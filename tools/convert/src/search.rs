@@ -110,14 +110,17 @@ pub fn refused(
     tensor: &SourceTensor,
     row_of: impl Fn(usize) -> u64,
 ) -> Error {
-    let (file, name) = (model.file(tensor).to_path_buf(), tensor.name.clone());
+    let name = tensor.name.clone();
     match error {
         ccq_quantize::Error::Cancelled => Error::Interrupted,
         ccq_quantize::Error::NonFinite { row, column, value } => {
-            let position = Position::new(&tensor.shape, row_of(row), column as u64);
-            Error::NonFinite { file, tensor: name, position, value }
+            let (row, column) = (row_of(row), column as u64);
+            let row_start = row.saturating_mul(Shape::of(&tensor.shape).in_features);
+            let (file, at) = model.place(tensor, row_start.saturating_add(column));
+            let position = Position::new(&tensor.shape, row, column);
+            Error::NonFinite { file: file.into(), at, tensor: name, position, value }
         }
-        source => Error::Quantize { file, tensor: name, source },
+        source => Error::Quantize { file: model.file(tensor).into(), tensor: name, source },
     }
 }
 

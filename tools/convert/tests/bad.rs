@@ -25,7 +25,8 @@ fn every_bad_model_is_refused_and_every_odd_one_converted() {
     let table = fs::read_to_string(models.join("expected.txt")).unwrap();
     let mut counts = [0; 2];
     for line in table.lines().filter(|line| !line.starts_with('#')) {
-        let [name, phase, _, _, message] = line.splitn(5, " | ").collect::<Vec<_>>().try_into().expect(line);
+        let [name, phase, _, byte, message] =
+            line.splitn(5, " | ").collect::<Vec<_>>().try_into().expect(line);
         if matches!(phase, "importance" | "recipe") {
             continue;
         }
@@ -37,6 +38,11 @@ fn every_bad_model_is_refused_and_every_odd_one_converted() {
             assert!(matches!(done.code(), 1..=3), "{name}: {} {}", done.code(), done.stderr());
             let said = done.stderr().replace(&format!("{}/", models.display()), "");
             assert!(said.contains(message), "{name}: {message:?} is not in: {said}");
+            if phase == "convert" {
+                let length = fs::metadata(&model).unwrap().len();
+                assert!(byte.parse::<u64>().unwrap() < length, "{name}: {byte}");
+                assert!(message.starts_with(&format!("{name}: at byte {byte}: ")), "{message}");
+            }
             assert!(folder.names().is_empty(), "{name} left {:?}", folder.names());
             continue;
         }

@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs;
+use std::path::Path;
 
 use ccq::Container;
 use ccq::format::{Encoding, Value};
@@ -212,12 +213,13 @@ fn patterns_keep_and_force() {
             matrix("lm_head.weight", 8, 64),
         ],
     );
+    let at = place_of(&model, &f32::NAN.to_le_bytes());
     let (model, out) = (model.to_str().unwrap(), out.to_str().unwrap());
     run([model, out]).failed(
         1,
         &[
-            "m.safetensors",
             "\"layers.0.bad.weight\"",
+            &format!("m.safetensors: at byte {at}: tensor "),
             "NaN at row 3, column 5",
             "--keep 'layers.0.bad.weight'",
         ],
@@ -240,5 +242,12 @@ fn an_infinity_in_a_stack_is_placed() {
     let mut stack = values(3 * 8 * 64, 1);
     stack[(2 * 8 + 1) * 64 + 63] = f32::NEG_INFINITY;
     write(&model, &[f32_tensor("experts", &[3, 8, 64], &stack)]);
-    run([&model, &out]).failed(1, &["-inf at matrix [2], row 1, column 63"]);
+    let at = place_of(&model, &f32::NEG_INFINITY.to_le_bytes());
+    let said = ["-inf at matrix [2], row 1, column 63", &format!(": at byte {at}: ")];
+    run([&model, &out]).failed(1, &said);
+}
+
+/// Where a file has these bytes for the first time.
+fn place_of(file: &Path, bytes: &[u8]) -> usize {
+    fs::read(file).unwrap().windows(bytes.len()).position(|found| found == bytes).unwrap()
 }

@@ -56,6 +56,47 @@ fn fp8_weights_become_bf16_or_codes_and_their_scales_go() {
     assert!(*model.elements(head, 0..head.element_count()).unwrap() == *raw);
 }
 
+/// Of a matrix in one shard with its scales in another, the byte and the file are those of what is wrong.
+#[test]
+fn what_is_not_finite_is_named_with_its_shard() {
+    let name = "l.0.experts.down_proj";
+    let convert_model = |weights: Vec<u8>, scales: [f32; 2]| {
+        let folder = folder_of(&[], r#"{"model_type": "llama4"}"#);
+        fs::remove_file(folder.path("model/model.safetensors")).unwrap();
+        let weights =
+            Source { name: name.into(), dtype: Dtype::F8_E4M3, shape: vec![2, 64, 4], bytes: weights };
+        let scales = f32_tensor(&format!("{name}_scale"), &[2], &scales);
+        let map = serde_json::json!({"weight_map": {&weights.name: "a.safetensors", &scales.name: "b.safetensors"}});
+        fs::write(folder.path("model/model.safetensors.index.json"), map.to_string()).unwrap();
+        write(&folder.path("model/a.safetensors"), &[weights]);
+        write(&folder.path("model/b.safetensors"), &[scales]);
+        let length = |file: &str| fs::metadata(folder.path(file)).unwrap().len() as usize;
+        let ends = [length("model/a.safetensors"), length("model/b.safetensors")];
+        (convert(&folder, &["model", "out.ccq"]), ends)
+    };
+    // Matrix 1, stored row 5, stored column 3.
+    let at = (64 + 5) * 4 + 3;
+    let mut weights = vec![0x38; 2 * 64 * 4];
+    weights[at] = 0xFF;
+    let (done, [end, _]) = convert_model(weights.clone(), [1.0, 1.0]);
+    let place = end - weights.len() + at;
+    let said = [
+        &format!("model/a.safetensors: at byte {place}: tensor {name:?}: ")[..],
+        "matrix [1], row 3, column 5",
+    ];
+    done.failed(1, &said);
+
+    weights[at] = 0x7E;
+    let (done, [_, end]) = convert_model(weights, [1.0, 1e38]);
+    let place = end - 4;
+    let said = [
+        &format!("model/b.safetensors: at byte {place}: tensor {name:?}: inf ")[..],
+        "matrix [1], row 3, column 5",
+        "repair the model, or leave the tensor as it is",
+    ];
+    done.failed(1, &said);
+}
+
 /// A GGUF file of a Q8_0 matrix, an F32 one and a norm.
 fn gguf() -> Vec<u8> {
     let text = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();

@@ -174,24 +174,30 @@ impl Grid {
     ) -> Result<(), E> {
         let mut at = elements.start;
         while at < elements.end {
-            let row = at.checked_div(self.columns).unwrap_or(0);
-            let column = at.checked_rem(self.columns).unwrap_or(0);
-            let matrix = row.checked_div(self.rows).unwrap_or(0);
-            let [down, across] = self.block;
-            let (down, across) = (down.max(1), across.max(1));
-            let block_row = row.checked_rem(self.rows).unwrap_or(0).checked_div(down).unwrap_or(0);
-            let block_column = column.checked_div(across).unwrap_or(0);
-            let column_end = block_column.saturating_add(1).saturating_mul(across).min(self.columns);
-            let end = at.saturating_add(column_end.saturating_sub(column).max(1)).min(elements.end);
-            // The scales were found to be as many as the shape of the weights takes.
-            let scale = matrix
-                .saturating_mul(self.matrix_stride)
-                .saturating_add(block_row.saturating_mul(self.row_stride))
-                .saturating_add(block_column);
+            let (scale, end) = self.scale_of(at);
+            let end = end.min(elements.end);
             run(at.saturating_sub(elements.start)..end.saturating_sub(elements.start), scale)?;
             at = end;
         }
         Ok(())
+    }
+
+    /// The position of an element's scale, and the first element after it in its row that has another one.
+    pub(crate) fn scale_of(&self, element: u64) -> (u64, u64) {
+        let row = element.checked_div(self.columns).unwrap_or(0);
+        let column = element.checked_rem(self.columns).unwrap_or(0);
+        let matrix = row.checked_div(self.rows).unwrap_or(0);
+        let [down, across] = self.block;
+        let (down, across) = (down.max(1), across.max(1));
+        let block_row = row.checked_rem(self.rows).unwrap_or(0).checked_div(down).unwrap_or(0);
+        let block_column = column.checked_div(across).unwrap_or(0);
+        let column_end = block_column.saturating_add(1).saturating_mul(across).min(self.columns);
+        // The scales were found to be as many as the shape of the weights takes.
+        let scale = matrix
+            .saturating_mul(self.matrix_stride)
+            .saturating_add(block_row.saturating_mul(self.row_stride))
+            .saturating_add(block_column);
+        (scale, element.saturating_add(column_end.saturating_sub(column).max(1)))
     }
 }
 

@@ -99,6 +99,16 @@ impl Block {
         }
     }
 
+    /// Where a block has the first of its own scales that is NaN or infinite: only they make weights so.
+    pub(crate) fn non_finite_scale(self, block: &[u8]) -> Option<usize> {
+        let scales: &[usize] = match self {
+            Self::Q4_0 | Self::Q8_0 => &[0],
+            Self::Q4K | Self::Q5K => &[0, 2],
+            Self::Q6K => &[208],
+        };
+        scales.iter().copied().find(|&at| !f16(block.get(at..).unwrap_or_default()).is_finite())
+    }
+
     /// Decodes whole blocks, appending to `out`; bytes of a block that is cut short are left alone.
     pub(crate) fn decode(self, bytes: &[u8], out: &mut Vec<f32>) {
         match self {

@@ -51,6 +51,7 @@ mod importance;
 mod index;
 mod json;
 mod model;
+mod place;
 mod read;
 mod tensor;
 mod transpose;

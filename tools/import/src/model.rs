@@ -26,7 +26,7 @@ const SAFETENSORS: &str = "safetensors.";
 /// An opened model: its tensors are checked and mapped, no weight has been read.
 #[derive(Debug)]
 pub struct Model {
-    pub(crate) maps: Vec<Mmap>,
+    maps: Vec<Mmap>,
     /// The file of each map.
     pub(crate) files: Vec<PathBuf>,
     tensors: Vec<SourceTensor>,
@@ -129,12 +129,17 @@ impl Model {
 
     /// The file that the tensor is in.
     pub fn file(&self, tensor: &SourceTensor) -> &Path {
-        self.files.get(tensor.storage.piece().file).map_or(Path::new(""), PathBuf::as_path)
+        self.file_of(tensor.storage.piece())
     }
 
     /// The file that a piece is in.
-    pub(crate) fn file_of(&self, piece: &Piece) -> PathBuf {
-        self.files.get(piece.file).cloned().unwrap_or_default()
+    pub(crate) fn file_of(&self, piece: &Piece) -> &Path {
+        self.files.get(piece.file).map_or(Path::new(""), PathBuf::as_path)
+    }
+
+    /// The bytes of a piece.
+    pub(crate) fn bytes(&self, piece: &Piece) -> &[u8] {
+        self.maps.get(piece.file).and_then(|map| map.get(piece.range.clone())).unwrap_or_default()
     }
 
     /// Key-values to carry along, by the key that they have in a container.

@@ -12,7 +12,7 @@ use crate::fastdeploy;
 use crate::fp8::{self, Fp8Error, Scaled};
 use crate::ggml::Block;
 use crate::model::Model;
-use crate::tensor::{CodedRows, Piece, SourceTensor, Storage};
+use crate::tensor::{CodedRows, SourceTensor, Storage};
 use crate::transpose::columns_to_rows;
 
 impl Model {
@@ -45,13 +45,11 @@ impl Model {
                 let mut values = Vec::new();
                 self.decode_f32(tensor, elements.clone(), &mut values)?;
                 let rounded = rounded(tensor.dtype, &values);
-                rounded.map(Cow::Owned).map_err(|(at, value)| Error::Overflow {
-                    file: self.file(tensor).into(),
-                    at: place(tensor, elements.start.saturating_add(at)),
-                    tensor: tensor.name.clone(),
-                    element: elements.start.saturating_add(at),
-                    value,
-                    dtype: tensor.dtype,
+                rounded.map(Cow::Owned).map_err(|(at, value)| {
+                    let element = elements.start.saturating_add(at);
+                    let (file, at) = self.place(tensor, element);
+                    let (file, tensor, dtype) = (file.into(), tensor.name.clone(), tensor.dtype);
+                    Error::Overflow { file, at, tensor, element, value, dtype }
                 })
             }
         }
@@ -171,7 +169,7 @@ impl Model {
         }
         let source = Fp8Error::Value { tensor: scaled.scales_name.clone(), position, found };
         let at = scaled.scales.range.start.saturating_add(at.start) as u64;
-        Err(Error::Fp8 { file: self.file_of(&scaled.scales), at, source: Box::new(source) })
+        Err(Error::Fp8 { file: self.file_of(&scaled.scales).into(), at, source: Box::new(source) })
     }
 
     fn decode(
@@ -204,11 +202,6 @@ impl Model {
             elements: tensor.element_count(),
         }
     }
-
-    /// The bytes of a piece.
-    fn bytes(&self, piece: &Piece) -> &[u8] {
-        self.maps.get(piece.file).and_then(|map| map.get(piece.range.clone())).unwrap_or_default()
-    }
 }
 
 /// The rows or blocks of `width` elements that hold those elements; none for none.
@@ -217,26 +210,6 @@ fn covering(elements: &Range<u64>, width: u64) -> Range<u64> {
         Some(first) if !elements.is_empty() => first..elements.end.div_ceil(width),
         _ => 0..0,
     }
-}
-
-/// The byte of the file that has an element, or the block it is in; of codes, where they begin.
-fn place(tensor: &SourceTensor, element: u64) -> u64 {
-    let within = match (&tensor.storage, tensor.shape.as_slice()) {
-        (Storage::Ggml { block, .. }, _) => {
-            let blocks = element.checked_div(block.weights() as u64).unwrap_or(0);
-            blocks.saturating_mul(block.bytes() as u64)
-        }
-        (Storage::FastDeploy(_), _) => 0,
-        (_, &[.., height, width]) if tensor.transposed => {
-            let (row, column) = (element.checked_div(width), element.checked_rem(width).unwrap_or(0));
-            let (matrix, row) =
-                (row.and_then(|r| r.checked_div(height)), row.and_then(|r| r.checked_rem(height)));
-            let stored_row = matrix.unwrap_or(0).saturating_mul(width).saturating_add(column);
-            stored_row.saturating_mul(height).saturating_add(row.unwrap_or(0))
-        }
-        _ => element,
-    };
-    (tensor.storage.piece().range.start as u64).saturating_add(within)
 }
 
 /// The bytes of elements of `size` bytes.

@@ -204,25 +204,25 @@ fn a_product_that_overflows_the_dtype_on_record_is_refused() {
     assert!(decode(&model, found)[1] > 3.39e38);
     let error = model.elements(found, 0..2).unwrap_err();
     assert!(matches!(error, Error::Overflow { element: 1, dtype: Dtype::Bf16, .. }), "{error}");
-    assert_eq!(error.offset(), Some(byte_of(&folder, 1)), "{error}");
+    assert_eq!(error.offset(), Some(byte_of(&folder, 2)), "{error}");
 }
 
-/// Of a view that is turned round, the byte is that of the element as it is stored.
+/// Of a view that is turned round, the scale is that of the element as it is stored.
 #[test]
-fn an_overflow_is_where_its_element_is_stored() {
+fn an_overflow_is_where_its_scale_is_stored() {
     let name = "model.layers.0.mlp.experts.down_proj";
     // Matrix 1, stored row 2, stored column 1.
     let mut bytes = vec![0; 2 * 3 * 4];
     bytes[(3 + 2) * 4 + 1] = 0x7E;
     let weight = tensor(name, Dtype::F8E4M3, &[2, 3, 4], bytes);
-    let scale = tensor(&format!("{name}_scale"), Dtype::F32, &[1], f32s([f32::MAX / 448.0]));
+    let scale = tensor(&format!("{name}_scale"), Dtype::F32, &[2, 3], f32s([f32::MAX / 448.0; 6]));
     let folder = Folder::model(&[weight, scale], r#"{"model_type":"llama4"}"#);
     let model = folder.open().unwrap();
     let found = &model.tensors()[0];
     assert_eq!(found.shape, [2, 4, 3]);
     let error = model.elements(found, 5..24).unwrap_err();
     assert!(matches!(error, Error::Overflow { element: 17, .. }), "{error}");
-    assert_eq!(error.offset(), Some(byte_of(&folder, (3 + 2) * 4 + 1)), "{error}");
+    assert_eq!(error.offset(), Some(byte_of(&folder, 2 * 3 * 4 + (3 + 2) * 4)), "{error}");
 }
 
 /// The byte of the model's file that has a byte of its data.

@@ -28,7 +28,7 @@ struct Case {
     /// The error; nothing for what is taken.
     expected: &'static str,
     /// Byte and message of what the converter refuses, which is not asked here: its tests hold it to them.
-    converter: Option<(Option<usize>, String)>,
+    converter: Option<(usize, String)>,
     /// Paths below the folder of all cases.
     files: Vec<(String, Vec<u8>)>,
 }
@@ -44,12 +44,14 @@ fn read(name: &str, expected: &'static str, bytes: Vec<u8>) -> Case {
     Case { phase: "read", ..open(name, expected, bytes) }
 }
 
-/// What cannot be quantized: a tensor whose row 0 has that value in a column, the first that is not finite.
-fn non_finite(name: &str, tensor: &str, value: f32, column: usize, bytes: Vec<u8>) -> Case {
+/// What the importer takes and the converter refuses: a tensor whose row 0 has that value in a column, the first that is
+/// not finite. It comes from the bytes `stored`, which are nowhere before.
+fn non_finite(name: &str, tensor: &str, value: f32, column: usize, stored: &[u8], bytes: Vec<u8>) -> Case {
+    let at = bytes.windows(stored.len()).position(|bytes| bytes == stored).expect(name);
     let said = format!(
-        ": tensor {tensor:?}: {value} at row 0, column {column}, expected finite weights; repair the model, or leave the tensor as it is with --keep '{tensor}'"
+        ": at byte {at}: tensor {tensor:?}: {value} at row 0, column {column}, expected finite weights; repair the model, or leave the tensor as it is with --keep '{tensor}'"
     );
-    Case { phase: "convert", converter: Some((None, said)), ..open(name, "NonFinite", bytes) }
+    Case { phase: "convert", converter: Some((at, said)), ..open(name, "NonFinite", bytes) }
 }
 
 /// What is odd and right.
@@ -112,7 +114,6 @@ fn row(case: &Case, folder: &Path) -> Result<String> {
     let refused = || found.as_ref().map(said).unwrap_or_default();
     if let Some((byte, message)) = &case.converter {
         ensure!(found.is_none(), "expected to be read, found {}", refused());
-        let byte = byte.map_or("-".into(), |byte| byte.to_string());
         return Ok(format!("{} | {} | {byte} | {}{message}", case.phase, case.expected, case.name));
     }
     if case.phase == "taken" {

@@ -5,6 +5,7 @@ use super::{Case, non_finite, open, read, taken};
 use crate::gguf::{ARRAY, BOOL, F32, Gguf, STRING, U32, f32s, pair, text};
 
 const Q8_0: u32 = 8;
+const Q4_K: u32 = 12;
 
 fn good() -> Gguf {
     Gguf::new("llama").tensor("a.weight", &[2, 2], F32, f32s(&[1.0; 4])).tensor(
@@ -142,6 +143,7 @@ fn weights() -> Vec<Case> {
             "blk.0.ffn_up.weight",
             f32::NAN,
             0,
+            &f32::NAN.to_le_bytes(),
             Gguf::new("llama").tensor("blk.0.ffn_up.weight", &[64, 2], F32, f32s(&[f32::NAN; 128])).bytes(),
         ),
         non_finite(
@@ -149,8 +151,24 @@ fn weights() -> Vec<Case> {
             "blk.0.ffn_up.weight",
             f32::INFINITY,
             0,
+            &[0, 0x7C],
             Gguf::new("llama")
                 .tensor("blk.0.ffn_up.weight", &[64, 2], Q8_0, block([0, 0x7C]).repeat(4))
+                .bytes(),
+        ),
+        non_finite(
+            "block-minimum-nan.gguf",
+            "blk.0.ffn_up.weight",
+            f32::NAN,
+            0,
+            &[0, 0x7E],
+            Gguf::new("llama")
+                .tensor(
+                    "blk.0.ffn_up.weight",
+                    &[256, 2],
+                    Q4_K,
+                    [&[0x66, 0x2E, 0, 0x7E][..], &[0x11; 140]].concat().repeat(2),
+                )
                 .bytes(),
         ),
         taken("unpadded.gguf", unpadded[..unpadded.len() - 24].into()),

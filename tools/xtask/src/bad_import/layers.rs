@@ -50,9 +50,21 @@ fn fp8() -> Vec<Case> {
             "a.up_proj.weight",
             f32::NAN,
             0,
+            &[0x7F],
             tensors(&[
                 ("a.up_proj.weight", "F8_E4M3", &[2, 64], vec![0x7F; 128]),
                 ("a.up_proj.weight_scale", "F32", &[1], f32s(&[1.0])),
+            ]),
+        ),
+        non_finite(
+            "fp8-product-infinite.safetensors",
+            "a.up_proj.weight",
+            f32::INFINITY,
+            0,
+            &f32::MAX.to_le_bytes(),
+            tensors(&[
+                ("a.up_proj.weight", "F8_E4M3", &[2, 64], vec![0x7E; 128]),
+                ("a.up_proj.weight_scale", "F32", &[2], f32s(&[f32::MAX, 1.0])),
             ]),
         ),
         taken(

@@ -14,7 +14,7 @@ pub fn cases() -> Result<Vec<Case>> {
 fn case((name, expected, marked, message): Recipe) -> Result<Case> {
     let at = marked.iter().position(|&byte| byte == b'@').with_context(|| format!("{name} has no @"))?;
     let text = [&marked[..at], &marked[at + 1..]].concat();
-    let converter = Some((Some(at), message.into()));
+    let converter = Some((at, message.into()));
     Ok(Case { phase: "recipe", converter, ..open(&format!("recipe-{name}.toml"), expected, text) })
 }
 

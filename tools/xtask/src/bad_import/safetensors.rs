@@ -162,6 +162,7 @@ fn weights() -> Vec<Case> {
             "a.up_proj.weight",
             f32::NAN,
             2,
+            &f32::NAN.to_le_bytes(),
             matrix([0.5, -1.0, f32::NAN, 2.0]),
         ),
         non_finite(
@@ -169,6 +170,7 @@ fn weights() -> Vec<Case> {
             "a.up_proj.weight",
             f32::NEG_INFINITY,
             1,
+            &f32::NEG_INFINITY.to_le_bytes(),
             matrix([0.5, f32::NEG_INFINITY, 1.0, 2.0]),
         ),
         taken("weights-zero.safetensors", matrix([0.0, -0.0, 0.0, 0.0])),
