@@ -26,8 +26,12 @@ fn usage() {
         run(args).failed(2, &[said]);
     }
     let help = run(["--help"]).ok().stdout();
-    for said in ["Examples:", "Exit codes:", "--keep <PATTERN>", "ccq-2.06, ccq-2.5, ccq-2.75, wint4, wint8"]
-    {
+    for said in [
+        "Examples:",
+        "Exit codes:",
+        "--keep <PATTERN>",
+        "ccq-2.06, ccq-2.5, ccq-2.75, ccq-3.31, ccq-5.5, wint4, wint8",
+    ] {
         assert!(help.contains(said), "{said}: {help}");
     }
     assert_eq!(run(["--version"]).ok().stdout(), concat!("ccq-convert ", env!("CARGO_PKG_VERSION"), "\n"));
