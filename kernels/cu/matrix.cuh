@@ -68,6 +68,8 @@ using Ccq275 = Named<1, 4, CLUSTER_NONE, 3, 4, 2, 0>;
 using Ccq25 = Named<2, 3, CLUSTER_NONE, 3, 13, 11, 9, 6, 4, 2, 0>;
 using Ccq206Q8 = Named<1, 6, CLUSTER_Q8, 2, 9, 6, 3, 0>;
 using Ccq206F32 = Named<1, 6, CLUSTER_F32, 2, 9, 6, 3, 0>;
+using Ccq331 = Named<2, 4, CLUSTER_NONE, 2, 12, 9, 6, 3, 0>;
+using Ccq55 = Named<2, 6, CLUSTER_NONE, 2, 10, 5, 0>;
 using Int2 = Named<1, 2, CLUSTER_NONE, 2, 6, 4, 2, 0>;
 using Wint4 = Named<1, 4, CLUSTER_NONE, 1, 4, 0>;
 using Wint8 = Named<1, 8, CLUSTER_NONE, 1, 0>;
@@ -90,6 +92,7 @@ struct General {
 #define CCQ_FOR_NAMED(X, ...)                                                                \
     X(ccq275, Ccq275, __VA_ARGS__) X(ccq25, Ccq25, __VA_ARGS__)                              \
     X(ccq206_q8, Ccq206Q8, __VA_ARGS__) X(ccq206_f32, Ccq206F32, __VA_ARGS__)                \
+    X(ccq331, Ccq331, __VA_ARGS__) X(ccq55, Ccq55, __VA_ARGS__)                              \
     X(int2, Int2, __VA_ARGS__) X(wint4, Wint4, __VA_ARGS__) X(wint8, Wint8, __VA_ARGS__)
 
 // The same, and one for all other codes.

@@ -14,6 +14,7 @@ struct Walk {
     u32 tiles;        // of a row
     u32 chunks;       // 16-byte chunks that a tile of a row can touch
     u32 pitch;        // bytes from row to row in shared memory
+    u32 stages;       // tiles of a warp there: 2, or 1 where no two fit
 };
 
 // Declared a second time in src/plan.rs.

@@ -2,7 +2,8 @@
 //
 //     a block takes 32 rows; its warps share out the row's tiles, and add up their sums at the end, in order
 //     for each of its tiles, a warp
-//         copies the tile's bytes of its rows to shared memory, 16 at a time, while it multiplies the one before
+//         copies the tile's bytes of its rows to shared memory, 16 at a time, while it multiplies the one before;
+//             or when it has multiplied that, where two tiles are more than fit
 //         lane 4 g + c takes a run of units (matrix words of one group) in rows g, g + 8, g + 16, g + 24
 //         for each unit:
 //             integers: the group's local scale, whole or in parts
@@ -49,6 +50,8 @@ struct Pieces {
     static constexpr u32 WEIGHTS = 2 * SOURCES * STATES;
     static constexpr u32 REGISTERS = SOURCES * FIELDS;  // of weights, for a row
     static constexpr u32 STEPS = (REGISTERS + 1) / 2;   // matrix instructions, for 16 rows and 8 tokens
+    // Whether four groups of 128 are more bytes than tiles have of which two fit (TILE_BYTES of src/walk.rs).
+    static constexpr bool LONG = 32 % STATES != 0 && (128 + STATES - 1) / STATES * 2 / SOURCES * 4 > 176;
     // The weights in the halves of register r.
     static __device__ u32 low(u32 r) { return r / FIELDS * STATES + r % FIELDS * STATES / FIELDS; }
     static __device__ u32 high(u32 r) { return low(r) + SOURCES * STATES; }
@@ -56,11 +59,12 @@ struct Pieces {
 
 // A code's pieces for an activation type, and the parts of a local scale: PART_BITS each, the last one signed.
 // Which placements of local scales there are beside PLACEMENT_NONE; src/walk.rs has the same.
-template <class C, class X>
+// UNIT: 64 where units are groups of 64 and the code has loops of their own for them, else 0.
+template <class C, class X, u32 UNIT>
 struct Split;
 
-template <class X>
-struct Split<Ccq275, X> : Pieces<4, 2, 3, 3> {  // 8 * 15
+template <class X, u32 UNIT>
+struct Split<Ccq275, X, UNIT> : Pieces<4, 2, 3, 3> {  // 8 * 15
     static constexpr u32 PARTS = 1, PART_BITS = 4;
     static constexpr bool EMBEDDED = true, NIBBLE = true, SIGNED8 = false;
     static __device__ Field field(u32 f) {
@@ -69,8 +73,8 @@ struct Split<Ccq275, X> : Pieces<4, 2, 3, 3> {  // 8 * 15
     }
 };
 
-template <class X>
-struct Split<Ccq25, X> : Pieces<3, 1, 7, 7> {  // 13 bits of scale: 4 * 127, or 3 * 63
+template <class X, u32 UNIT>
+struct Split<Ccq25, X, UNIT> : Pieces<3, 1, 7, 7> {  // 13 bits of scale: 4 * 127, or 3 * 63
     static constexpr u32 PARTS = X::WIDE ? 2 : 3, PART_BITS = X::WIDE ? 7 : 6;
     static constexpr bool EMBEDDED = true, NIBBLE = false, SIGNED8 = false;
     static __device__ Field field(u32 f) {
@@ -92,13 +96,38 @@ struct Split206 : Pieces<6, 2, 4, 4> {  // 32 * 15, or 31 * 3
         return table[f];
     }
 };
-template <class X>
-struct Split<Ccq206Q8, X> : Split206<X> {};
-template <class X>
-struct Split<Ccq206F32, X> : Split206<X> {};
+template <class X, u32 UNIT>
+struct Split<Ccq206Q8, X, UNIT> : Split206<X> {};
+template <class X, u32 UNIT>
+struct Split<Ccq206F32, X, UNIT> : Split206<X> {};
 
-template <class X>
-struct Split<Int2, X> : Pieces<2, 2, 4, 4> {  // 2 * 128
+// Scales of 4 bits in groups of 64, else of up to 9: 8 * 15; 8 * 255, or 8 * 31.
+template <class X, u32 UNIT>
+struct Split<Ccq331, X, UNIT> : Pieces<4, 1, 5, 5> {
+    static constexpr u32 PARTS = UNIT == 64 ? 1 : 2, PART_BITS = UNIT == 64 ? 4 : X::WIDE ? 8 : 5;
+    static constexpr bool EMBEDDED = UNIT == 0, NIBBLE = UNIT == 64, SIGNED8 = false;
+    static __device__ Field field(u32 f) {
+        // One shift in all where the type has the bits, else two.
+        constexpr u32 up = X::WIDE ? 3 : 0;
+        constexpr Field table[] = {{12, 3 + up, 0, 8}, {9, up, 0, 8}, {6, 0, 0, 8}, {3, 3, 0, 8}, {0, 0, 0, 8}};
+        return table[f];
+    }
+};
+
+// Scales of 10 bits in groups of 64, else of 5: 32 * 63, or 32 * 7.
+template <class X, u32 UNIT>
+struct Split<Ccq55, X, UNIT> : Pieces<6, 1, 3, 3> {
+    static constexpr u32 PARTS = (X::WIDE ? 1 : 2) * (UNIT == 64 ? 2 : 1), PART_BITS = X::WIDE ? 6 : 3;
+    static constexpr bool EMBEDDED = true, NIBBLE = false, SIGNED8 = false;
+    static __device__ Field field(u32 f) {
+        constexpr u32 up = X::WIDE ? 5 : 0;
+        constexpr Field table[] = {{10, up, 0, 32}, {5, 0, 0, 32}, {0, 0, 0, 32}};
+        return table[f];
+    }
+};
+
+template <class X, u32 UNIT>
+struct Split<Int2, X, UNIT> : Pieces<2, 2, 4, 4> {  // 2 * 128
     static constexpr u32 PARTS = 1, PART_BITS = 8;
     static constexpr bool EMBEDDED = false, NIBBLE = false, SIGNED8 = true;
     static __device__ Field field(u32 f) {
@@ -107,8 +136,8 @@ struct Split<Int2, X> : Pieces<2, 2, 4, 4> {  // 2 * 128
     }
 };
 
-template <class X>
-struct Split<Wint4, X> : Pieces<4, 2, 2, 2> {  // 8 * 128, or 8 * 15
+template <class X, u32 UNIT>
+struct Split<Wint4, X, UNIT> : Pieces<4, 2, 2, 2> {  // 8 * 128, or 8 * 15
     static constexpr u32 PARTS = X::WIDE ? 1 : 2, PART_BITS = X::WIDE ? 8 : 4;
     static constexpr bool EMBEDDED = false, NIBBLE = false, SIGNED8 = true;
     static __device__ Field field(u32 f) {
@@ -118,8 +147,8 @@ struct Split<Wint4, X> : Pieces<4, 2, 2, 2> {  // 8 * 128, or 8 * 15
 };
 
 // A byte is 16 times one field, less 128, plus another: 15 * 128, or 15 * 15.
-template <class X>
-struct Split<Wint8, X> : Pieces<4, 2, 1, 2> {
+template <class X, u32 UNIT>
+struct Split<Wint8, X, UNIT> : Pieces<4, 2, 1, 2> {
     static constexpr u32 PARTS = X::WIDE ? 1 : 2, PART_BITS = X::WIDE ? 8 : 4;
     static constexpr bool EMBEDDED = false, NIBBLE = false, SIGNED8 = true;
     static __device__ Field field(u32 f) {
@@ -286,8 +315,8 @@ struct Sums {
     float part[ROW_TILES][TOKENS / 8][4];
 };
 
-// Multiplies one piece of the lane's rows. C: the code; X: the activation type; TOKENS: 8 or 16.
-template <class C, class X, u32 TOKENS, class S = Split<C, X>>
+// Multiplies one piece of the lane's rows. X: the activation type; TOKENS: 8 or 16; S: the code's pieces.
+template <class X, u32 TOKENS, class S>
 __device__ __forceinline__ void multiply_piece(const u32 (&codes)[LANE_ROWS][2], const Factors<S> (&f)[LANE_ROWS],
                                                const u32 (&b)[TOKENS / 8][S::STEPS][2], Sums<TOKENS>& sums) {
 #pragma unroll
@@ -320,7 +349,6 @@ __device__ __forceinline__ void multiply_piece(const u32 (&codes)[LANE_ROWS][2],
 // The lane's side of a block's work.
 template <class C, class X, u32 TOKENS>
 struct Worker {
-    using S = Split<C, X>;
     const Matrix& m;
     const Walk& walk;
     Row rows[LANE_ROWS];
@@ -362,7 +390,7 @@ struct Worker {
     __device__ __forceinline__ bool fixed() const { return !C::WHOLE && walk.unit_weights == 64; }
 
     // Whether each unit begins with a register. UNIT: as below.
-    template <u32 UNIT>
+    template <u32 UNIT, class S = Split<C, X, UNIT>>
     static constexpr bool ALIGNED = UNIT != 0 && (UNIT + S::STATES - 1) / S::STATES * 2 / S::SOURCES % 4 == 0;
 
     // Multiplies the tile that is in shared memory. SMALL: as the member; UNIT: 64 if fixed(), else 0.
@@ -383,6 +411,7 @@ struct Worker {
     // Multiplies a unit whose first byte, in the lane's first row, is `byte` of the stage.
     template <bool SMALL, u32 UNIT>
     __device__ __forceinline__ void multiply_unit(u32 unit, const u8* stage, u32 byte, Sums<TOKENS>& sums) const {
+        using S = Split<C, X, UNIT>;
         Factors<S> f[LANE_ROWS];
         int local[LANE_ROWS];
         local_scales<C, S>(m, rows, unit >> walk.group_shift, stage + byte + walk.unit_bytes, 8 * walk.pitch, local);
@@ -409,7 +438,7 @@ struct Worker {
                 for (u32 i = 0; i < LANE_ROWS; ++i) {
                     split_words<C, SMALL>(m, rows[i], words[i * row_words + piece], codes[i]);
                 }
-                multiply_piece<C, X, TOKENS>(codes, f, b, sums);
+                multiply_piece<X, TOKENS>(codes, f, b, sums);
             }
             return;
         }
@@ -426,7 +455,7 @@ struct Worker {
                 load_activations<S>(first[n], b[n]);
                 first[n] += S::WEIGHTS;
             }
-            multiply_piece<C, X, TOKENS>(codes, f, b, sums);
+            multiply_piece<X, TOKENS>(codes, f, b, sums);
         }
         next_words<SMALL, UNIT>(words, row_words, shift, low, codes);
 #pragma unroll
@@ -434,7 +463,7 @@ struct Worker {
             load_activations<S>(first[n], b[n]);
             mask_activations<S>(unit_weights - (pieces - 1) * S::WEIGHTS, b[n]);
         }
-        multiply_piece<C, X, TOKENS>(codes, f, b, sums);
+        multiply_piece<X, TOKENS>(codes, f, b, sums);
     }
 
     // The codes of the lane's rows from words[0]; where units are not aligned, from the 4 bytes `shift` bits into it,
@@ -483,14 +512,17 @@ __device__ __forceinline__ void multiply_rows(const GemvArgs& args, const Job& j
     CCQ_SHARED(shared);
     const Worker<C, X, TOKENS> worker(args, job);
     const u32 stage_bytes = BLOCK_ROWS * args.walk.pitch;
-    u8* stages = reinterpret_cast<u8*>(shared) + threadIdx.x / WARP * 2 * stage_bytes;
+    // Whether there is room for the next tile beside the one that is multiplied.
+    const bool ahead = !Split<C, X, 0>::LONG || args.walk.stages == 2;
+    u8* stages = reinterpret_cast<u8*>(shared) + threadIdx.x / WARP * (ahead ? 2 : 1) * stage_bytes;
     Sums<TOKENS> sums = {};
     u32 tile = threadIdx.x / WARP;
     u32 offset = 0;
-    if (tile < args.walk.tiles) worker.copy_tile(tile, stages);
+    if (ahead && tile < args.walk.tiles) worker.copy_tile(tile, stages);
     for (; tile < args.walk.tiles; tile += WARPS) {
-        const u32 other = stage_bytes - offset;
-        if (tile + WARPS < args.walk.tiles) {
+        const u32 other = ahead ? stage_bytes - offset : 0;
+        if (!ahead) worker.copy_tile(tile, stages);
+        if (ahead && tile + WARPS < args.walk.tiles) {
             worker.copy_tile(tile + WARPS, stages + other);
             wait_copies<1>();
         } else {

@@ -113,7 +113,7 @@ pub struct GemvArgs {
     y_stride: u32,
     tokens: u32,
 }
-const _: () = assert!(size_of::<GemvArgs>() == 288);
+const _: () = assert!(size_of::<GemvArgs>() == 296);
 
 /// The kernels' `struct MoeGemvArgs`.
 #[derive(Clone, Copy, Debug)]
@@ -125,7 +125,7 @@ pub struct MoeGemvArgs {
     top_k: u32,
     first: u32,
 }
-const _: () = assert!(size_of::<MoeGemvArgs>() == 312);
+const _: () = assert!(size_of::<MoeGemvArgs>() == 320);
 
 /// Which products [`Plan::moe_gemv`] is to make of a stack of experts.
 #[derive(Clone, Copy, Debug)]
@@ -268,6 +268,8 @@ impl CodeKernel {
             (Some(Family::Ccq25), _) => "ccq25",
             (Some(Family::Ccq206), Some(Cluster::F32)) => "ccq206_f32",
             (Some(Family::Ccq206), _) => "ccq206_q8",
+            (Some(Family::Ccq331), _) => "ccq331",
+            (Some(Family::Ccq55), _) => "ccq55",
             (Some(Family::Int2), _) => "int2",
             (Some(Family::Wint4), _) => "wint4",
             (Some(Family::Wint8), _) => "wint8",
@@ -491,7 +493,7 @@ mod tests {
     #[test]
     fn families_have_kernels_of_their_own() {
         let suffixes = Family::ALL.map(|family| CodeKernel::of(&family.default_code().unwrap()).suffix);
-        assert_eq!(suffixes, ["ccq206_q8", "ccq25", "ccq275", "wint4", "wint8", "int2"]);
+        assert_eq!(suffixes, ["ccq206_q8", "ccq25", "ccq275", "ccq331", "ccq55", "wint4", "wint8", "int2"]);
         let custom = Code::new(&[Segment::new(5, 4, 1)], 8, 64, LocalScale::Nibble, None).unwrap();
         assert_eq!(CodeKernel::of(&custom), CodeKernel::GENERAL);
     }

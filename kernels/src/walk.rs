@@ -3,18 +3,18 @@
 
 use ccq::code::{Code, LocalScale};
 
-use crate::plan::CodeKernel;
+use crate::plan::{CodeKernel, WARPS};
 
 /// Rows of a block.
 pub(crate) const BLOCK_ROWS: u32 = 32;
 /// Lanes that share a row of a matrix instruction, and so a tile of it.
 const ROW_LANES: u32 = 4;
-/// Stages of a block: two for each of its four warps.
-const STAGES: u32 = 8;
 /// Bytes of a copy to shared memory.
 const CHUNK: u32 = 16;
-/// The most bytes of a tile of a row; stages of a chunk more fit the shared memory that every device has.
+/// The most bytes of a tile of a row, unless it has one unit a lane.
 const TILE_BYTES: u32 = 176;
+/// The most chunks of a row that leave a warp room for two stages; tiles of groups of 128 can have more.
+const TWO_STAGES: u32 = 12;
 /// The most weights of a tile of a row.
 pub(crate) const TILE_WEIGHTS: usize = 512;
 /// Shared memory that every device has for a block.
@@ -32,8 +32,9 @@ pub(crate) struct Walk {
     tiles: u32,
     chunks: u32,
     pitch: u32,
+    stages: u32,
 }
-const _: () = assert!(size_of::<Walk>() == 32);
+const _: () = assert!(size_of::<Walk>() == 36);
 
 impl Walk {
     /// For the named kernels; `None` where a code's kernels, or its scales, are not for the tensor cores.
@@ -41,8 +42,8 @@ impl Walk {
         // The placements that `Split` of `cu/tensor.cuh` lists.
         let served = match (kernel.suffix, code.local_scale()) {
             (_, LocalScale::None) => kernel != CodeKernel::GENERAL,
-            ("ccq275" | "ccq25", LocalScale::Embedded { .. }) => true,
-            ("ccq275" | "ccq206_q8" | "ccq206_f32", LocalScale::Nibble) => true,
+            ("ccq275" | "ccq25" | "ccq331" | "ccq55", LocalScale::Embedded { .. }) => true,
+            ("ccq275" | "ccq331" | "ccq206_q8" | "ccq206_f32", LocalScale::Nibble) => true,
             ("int2" | "wint4" | "wint8", LocalScale::Signed8) => true,
             _ => false,
         };
@@ -64,6 +65,9 @@ impl Walk {
         // Tiles begin at multiples of this many bytes of a row.
         let step = 1 << tile_bytes.trailing_zeros().min(4);
         let chunks = (CHUNK - step + tile_bytes).div_ceil(CHUNK);
+        let stages = if chunks <= TWO_STAGES { 2 } else { 1 };
+        // An odd number of chunks spreads the rows over the banks.
+        let odd = chunks | 1;
         Some(Self {
             unit_weights,
             unit_bytes,
@@ -72,15 +76,15 @@ impl Walk {
             tile_bytes,
             tiles: in_features.div_ceil(unit_weights).div_ceil(ROW_LANES * lane_units),
             chunks,
-            // An odd number of chunks spreads the rows over the banks.
-            pitch: CHUNK * (chunks | 1).min(12),
+            pitch: CHUNK * if stages == 2 { odd.min(TWO_STAGES) } else { odd },
+            stages,
         })
     }
 
     /// Dynamic shared memory of a block. A lane reads up to 4 bytes behind its last unit: past the last row of a
     /// stage, unless rows have 12 chunks, whose tiles end 4 bytes before their rows do.
     pub(crate) fn shared_bytes(&self) -> u32 {
-        (STAGES * BLOCK_ROWS * self.pitch + CHUNK).min(SHARED_BYTES)
+        (WARPS * self.stages * BLOCK_ROWS * self.pitch + CHUNK).min(SHARED_BYTES)
     }
 }
 
@@ -105,6 +109,9 @@ mod tests {
                     walk.chunks * CHUNK <= walk.pitch && walk.shared_bytes() <= SHARED_BYTES,
                     "{code}: {walk:?}"
                 );
+                // Only kernels of pieces that are `LONG` in `cu/tensor.cuh` look whether there is a second stage.
+                let long = matches!(family, Family::Ccq331 | Family::Ccq55) && code.group_size() == Some(128);
+                assert_eq!(walk.stages, if long { 1 } else { 2 }, "{code}: {walk:?}");
                 let mut last = 0; // what the last lane reads of a row, rounded up to whole registers
                 for tile in 0..16 {
                     let begin = tile * walk.tile_bytes % CHUNK;
@@ -112,7 +119,7 @@ mod tests {
                     assert!(begin + walk.tile_bytes <= walk.chunks * CHUNK, "{code}: {walk:?}");
                     last = last.max(unit / 4 * 4 + walk.unit_bytes.div_ceil(4) * 4 + 4);
                 }
-                let end = (STAGES * BLOCK_ROWS - 1) * walk.pitch + last;
+                let end = (WARPS * walk.stages * BLOCK_ROWS - 1) * walk.pitch + last;
                 assert!(end <= walk.shared_bytes(), "{code}: {walk:?}");
             }
         }

@@ -259,14 +259,16 @@ fn gemv_is_f32_accurate() {
     eprintln!("largest error of a product {worst:.1e} of its sum of |w x|");
 }
 
-/// More rows than a block has, fewer than a fragment has, and rows of more tiles than a block has stages.
+/// More rows than a block has, fewer than a fragment has, and rows of more tiles than a block has stages, which in groups
+/// of 128 may be one a warp.
 #[test]
 fn gemv_takes_any_number_of_rows_and_tiles() {
     let simulator = Simulator::new("gemv");
     let mut random = Random(9);
-    for family in Family::ALL {
+    let long = [Family::Ccq331, Family::Ccq55].map(|family| family.code(128));
+    for code in Family::ALL.map(Family::default_code).into_iter().chain(long) {
         for (rows, in_features, tokens) in [(33, 70, 9), (16, 513, 8), (64, 96, 1), (2, 6600, 16)] {
-            let case = Case::new(family.default_code().unwrap(), rows, in_features, &mut random);
+            let case = Case::new(code.unwrap(), rows, in_features, &mut random);
             let x: Vec<f32> =
                 (0..tokens * in_features).map(|_| (random.bits() % 256) as f32 / 64.0 - 2.0).collect();
             for element in [Element::F16, Element::Bf16] {

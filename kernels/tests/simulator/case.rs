@@ -40,10 +40,12 @@ pub fn codes() -> Vec<Code> {
             }
         }
     }
-    let custom: [(&[Segment], u8, u16, Option<Cluster>); 10] = [
+    let custom: [(&[Segment], u8, u16, Option<Cluster>); 12] = [
         (&[Segment::new(4, 3, 2)], 8, 0, None),
         (&[Segment::new(3, 3, 2), Segment::new(3, 4, 2)], 16, 0, None),
         (&[Segment::new(6, 4, 3)], 8, 0, Some(Cluster::Q8)),
+        (&[Segment::new(4, 5, 3)], 16, 0, None),
+        (&[Segment::new(6, 3, 5)], 16, 0, None),
         (&[Segment::new(5, 4, 1)], 8, 64, None),
         (&[Segment::new(1, 8, 1)], 8, 128, None),
         (&[Segment::new(16, 1, 1)], 16, 32, None),
