@@ -27,7 +27,7 @@ from peers import gpu_report
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPES = ["8192x8192", "4096x4096"]
-ENCODINGS = ["ccq-2.75", "ccq-2.5", "ccq-2.06", "int2", "wint4", "wint8"]
+ENCODINGS = ["ccq-2.75", "ccq-2.5", "ccq-2.06", "ccq-3.31", "ccq-5.5", "int2", "wint4", "wint8"]
 NO_GPU = 3
 SECONDS = 600
 SANITIZERS = ["memcheck", "racecheck", "synccheck"]

@@ -293,7 +293,7 @@ fn the_bench_is_the_same_on_a_gpu() {
     let quick = ["bench", "--seconds", "0.01", "--device", "cuda"];
     for cublas in [false, true] {
         let machine = Machine { cublas, ..Machine::default() };
-        let shapes = ["--shape", "16x256", "--encoding", "ccq-2.06", "--encoding", "wint4"];
+        let shapes = ["--shape", "16x256", "--encoding", "ccq-2.06", "ccq-5.5", "wint4"];
         let run = machine.run(&folder, &[&quick[..], &shapes, &["--json"]].concat()).expect(0, &[]);
         assert_eq!(run.err, "");
         let report = run.json();
@@ -305,7 +305,7 @@ fn the_bench_is_the_same_on_a_gpu() {
             rows.iter().map(|row| (row["operation"].as_str(), row["element"].as_str())).collect();
         let products = [(Some("product"), Some("bf16")); 3];
         let decodes = ["f32", "f16", "bf16"].map(|element| (Some("dequantize"), Some(element)));
-        assert_eq!(kinds, [decodes, products, decodes, products].concat());
+        assert_eq!(kinds, [decodes, products, decodes, products, decodes, products].concat());
         for row in rows {
             let number = |key: &str| row[key].as_f64().unwrap_or_else(|| panic!("{key} of {row}"));
             let size = if row["element"] == "f32" { 4.0 } else { 2.0 };
