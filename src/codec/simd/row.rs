@@ -9,8 +9,8 @@ use crate::codec::activations::CHUNK;
 use crate::codec::{ClusterParams, Matrix, Planes};
 
 /// Bytes that may be read behind a row, whatever they are: the rest of a last window, and the last words of a
-/// chunk's groups.
-const BEHIND: usize = 512;
+/// chunk's groups, which have less than a byte a weight.
+const BEHIND: usize = CHUNK * BLOCK;
 
 /// Numbers that begin at a cache line, so that no register's worth of them lies in two.
 #[derive(Clone, Copy)]
@@ -56,9 +56,10 @@ impl<'a> Row<'a> {
     #[allow(unsafe_code)]
     pub fn window<const N: usize>(&self, at: usize) -> &[u8; N] {
         debug_assert!(at + N <= self.code.len());
-        // SAFETY: `new` saw to it that there are BEHIND bytes more than a row has. Windows have 64 bytes at most and begin
+        // SAFETY: `new` saw to it that there are BEHIND bytes more than a row has. Windows have 64 bytes at most, with their quarters, and begin
         // where a block of the row begins or one of the three after it. Last words are those of a chunk whose first group
-        // is the row's: of 31 groups of 16 bytes more at most, or 15 of 32, or 7 of 64.
+        // is the row's. They have scales in them only where a word of two bytes has three states or more, one of one byte
+        // likewise, as fewer leave no bits to spare: 32 groups have 22 bytes each at most, 16 of them 44, 8 of them 86.
         unsafe { &*self.code.as_ptr().add(at).cast::<[u8; N]>() }
     }
 

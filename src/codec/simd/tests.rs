@@ -2,7 +2,7 @@
 //! ranges of rows, and planes and buffers that begin anywhere.
 
 use super::*;
-use crate::code::{Cluster, Code, Family, GROUP_SIZES};
+use crate::code::{Cluster, Code, Family, GROUP_SIZES, LocalScale, Segment};
 use crate::codec::activations::CHUNK;
 use crate::codec::portable::Decoder;
 use crate::codec::{Activations, Element, Matrix, Planes};
@@ -24,7 +24,8 @@ struct Case {
     wild: bool,
 }
 
-fn code() -> impl Strategy<Value = Code> {
+/// Every named code, with both kinds of cluster, and some without a name.
+fn codes() -> Vec<Code> {
     let mut codes = Vec::new();
     for family in Family::ALL {
         for group in GROUP_SIZES {
@@ -37,21 +38,22 @@ fn code() -> impl Strategy<Value = Code> {
             }
         }
     }
-    // One without a name.
-    let segments = [crate::code::Segment::new(5, 2, 3)];
-    codes.push(Code::new(&segments, 8, 64, crate::code::LocalScale::Nibble, None).unwrap());
-    prop::sample::select(codes)
+    // Some without a name; the groups of the second have the most bytes that a scale can be embedded in.
+    let segments = [Segment::new(5, 2, 3)];
+    codes.push(Code::new(&segments, 8, 64, LocalScale::Nibble, None).unwrap());
+    let segments = [Segment::new(8, 3, 4)];
+    codes.push(Code::new(&segments, 16, 32, LocalScale::Embedded { bits: 4 }, None).unwrap());
+    codes
 }
 
 fn case() -> impl Strategy<Value = Case> {
     let shape = (1usize..5, prop_oneof![1usize..300, Just(2048), 2000usize..4300]);
-    (code(), shape, any::<[u8; 2]>(), 0usize..34, any::<u64>(), any::<bool>()).prop_map(
-        |(code, (rows, in_features), range, offset, seed, wild)| {
+    (prop::sample::select(codes()), shape, any::<[u8; 2]>(), 0usize..34, any::<u64>(), any::<bool>())
+        .prop_map(|(code, (rows, in_features), range, offset, seed, wild)| {
             let first = usize::from(range[0]) % (rows + 1);
             let range = first..first + usize::from(range[1]) % (rows + 1 - first);
             Case { code, rows, in_features, range, offset, seed, wild }
-        },
-    )
+        })
 }
 
 impl Case {
@@ -153,6 +155,44 @@ fn check_decoding<T: Bits>(case: &Case, matrix: &Matrix<'_>, narrow: impl Fn(f32
     }
 }
 
+/// To f32, f16 and bf16.
+fn check_all_decoding(case: &Case, matrix: &Matrix<'_>) {
+    check_decoding::<f32>(case, matrix, |weight| weight);
+    check_decoding::<f16>(case, matrix, f16::from_f32);
+    check_decoding::<bf16>(case, matrix, bf16::from_f32);
+}
+
+/// Multiplies in all instruction sets, with f32 vectors and with rounded ones.
+fn check_products(case: &Case, matrix: &Matrix<'_>, vectors: usize) {
+    let width = matrix.in_features();
+    let x = Random(case.seed | 1).vector(vectors * width);
+    let rounded = Activations::new(&x, width);
+    let mut row = vec![0.0f32; width];
+    for isa in Isa::all() {
+        let matrix = matrix.with_isa(isa);
+        let mut exact = vec![f32::NAN; case.range.len() * vectors];
+        matrix.matvec_rows(case.range.clone(), &x, &mut exact).unwrap();
+        let mut fast = exact.clone();
+        matrix.matvec_int8_rows(case.range.clone(), &rounded, &mut fast).unwrap();
+        for (at, r) in case.range.clone().enumerate() {
+            Decoder::new(&case.code).decode_row(matrix.row(r).unwrap(), &mut row);
+            for (m, x) in x.chunks_exact(width).enumerate() {
+                let (expected, size) = product(&row, x);
+                let found = f64::from(exact[at * vectors + m]);
+                let tolerance = size / f64::from(1 << 20) + 1e-37;
+                assert!((found - expected).abs() <= tolerance, "{} {found} {expected}", isa.name());
+
+                let (near, rounding, terms) = rounded_product(&matrix, r, &row, &rounded, m);
+                let found = f64::from(fast[at * vectors + m]);
+                let tolerance = terms / f64::from(1 << 18) + 1e-37;
+                assert!((found - near).abs() <= tolerance, "{} {found} {near}", isa.name());
+                let off = (found - expected).abs();
+                assert!(off <= rounding * 1.001 + tolerance, "{} {off} {rounding}", isa.name());
+            }
+        }
+    }
+}
+
 /// The sum of a row's products and of their magnitudes.
 fn product(weights: &[f32], x: &[f32]) -> (f64, f64) {
     let terms = || weights.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x));
@@ -164,45 +204,13 @@ proptest! {
 
     #[test]
     fn decoding_is_the_portable_decoders(case in case()) {
-        case.with_matrix(|matrix| {
-            check_decoding::<f32>(&case, &matrix, |weight| weight);
-            check_decoding::<f16>(&case, &matrix, f16::from_f32);
-            check_decoding::<bf16>(&case, &matrix, bf16::from_f32);
-        });
+        case.with_matrix(|matrix| check_all_decoding(&case, &matrix));
     }
 
     #[test]
     fn products_are_within_their_tolerance(case in case(), vectors in 1usize..17) {
         let case = Case { wild: false, ..case };
-        case.with_matrix(|matrix| {
-            let width = matrix.in_features();
-            let x = Random(case.seed | 1).vector(vectors * width);
-            let rounded = Activations::new(&x, width);
-            let mut row = vec![0.0f32; width];
-            for isa in Isa::all() {
-                let matrix = matrix.with_isa(isa);
-                let mut exact = vec![f32::NAN; case.range.len() * vectors];
-                matrix.matvec_rows(case.range.clone(), &x, &mut exact).unwrap();
-                let mut fast = exact.clone();
-                matrix.matvec_int8_rows(case.range.clone(), &rounded, &mut fast).unwrap();
-                for (at, r) in case.range.clone().enumerate() {
-                    Decoder::new(&case.code).decode_row(matrix.row(r).unwrap(), &mut row);
-                    for (m, x) in x.chunks_exact(width).enumerate() {
-                        let (expected, size) = product(&row, x);
-                        let found = f64::from(exact[at * vectors + m]);
-                        let tolerance = size / f64::from(1 << 20) + 1e-37;
-                        assert!((found - expected).abs() <= tolerance, "{} {found} {expected}", isa.name());
-
-                        let (near, rounding, terms) = rounded_product(&matrix, r, &row, &rounded, m);
-                        let found = f64::from(fast[at * vectors + m]);
-                        let tolerance = terms / f64::from(1 << 18) + 1e-37;
-                        assert!((found - near).abs() <= tolerance, "{} {found} {near}", isa.name());
-                        let off = (found - expected).abs();
-                        assert!(off <= rounding * 1.001 + tolerance, "{} {off} {rounding}", isa.name());
-                    }
-                }
-            }
-        });
+        case.with_matrix(|matrix| check_products(&case, &matrix, vectors));
     }
 }
 
@@ -231,6 +239,25 @@ fn rounded_product(
         }
     }
     (sum, rounding, terms)
+}
+
+/// Windows and last words that reach past the plane's end, for every place in a block at which a row may end. That nothing
+/// is read from behind the plane is an assertion of `Row::window`.
+#[test]
+fn planes_end_anywhere_in_a_window() {
+    const BLOCKS: [usize; 4] = [0, 1, 2, CHUNK];
+    let widths =
+        || BLOCKS.into_iter().flat_map(|blocks| (1..=plan::BLOCK).map(move |w| blocks * plan::BLOCK + w));
+    for code in codes() {
+        for in_features in widths().step_by(if cfg!(miri) { 97 } else { 1 }) {
+            let seed = 1 + in_features as u64;
+            let case = Case { code, rows: 2, in_features, range: 0..2, offset: 0, seed, wild: false };
+            case.with_matrix(|matrix| {
+                check_all_decoding(&case, &matrix);
+                check_products(&case, &matrix, 1);
+            });
+        }
+    }
 }
 
 /// The lattice's step is a whole unsigned number of 16 bits, of which the registers multiply a signed one.
