@@ -2,7 +2,8 @@
 
 #![allow(unsafe_code)]
 
-use super::plan::{BLOCK, Cut, HALF, WINDOW};
+use super::plan::{BLOCK, Cut, HALF, NARROW, QUARTER};
+use super::row::Row;
 use super::{Job, LANES, Simd};
 use core::arch::x86_64::*;
 use half::{bf16, f16};
@@ -29,13 +30,13 @@ pub fn run<J: Job>(job: J, simd: Avx2) {
 /// second, so that packing the two to bytes puts them in order.
 #[derive(Clone, Copy, Debug)]
 pub struct Tables {
-    second: usize,
+    quarters: [usize; 4],
     pairs: [[__m256i; 2]; 2],
     factors: [[__m256i; 2]; 2],
     down: __m128i,
 }
 
-/// Both halves' sixteen bytes, in both lanes each.
+/// The sixteen bytes of each quarter, a half of the block in each register.
 type Window = [__m256i; 2];
 
 // SAFETY of every block below: whoever made the token vouched for the features; loads and stores are of references to
@@ -58,7 +59,7 @@ impl Simd for Avx2 {
             let pairs: [__m128i; 8] = core::mem::transmute(cut.pairs);
             let factors: [__m128i; 8] = core::mem::transmute(cut.factors);
             Tables {
-                second: cut.second,
+                quarters: cut.quarters,
                 pairs: [lanes(&pairs, 0), lanes(&pairs, 1)],
                 factors: [lanes(&factors, 0), lanes(&factors, 1)],
                 down: _mm_cvtsi32_si128(16 - cut.state_bits.cast_signed()),
@@ -67,15 +68,21 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn window(self, tables: Tables, bytes: &[u8; WINDOW]) -> Window {
-        let second: &[u8; 16] = bytes[tables.second..].first_chunk().unwrap_or(&[0; 16]);
+    fn window<const N: usize>(self, tables: Tables, row: &Row<'_>, at: usize) -> Window {
+        let quarter = |which: usize| {
+            let bytes: &[u8; QUARTER] = row.window(at + tables.quarters[which]);
+            // SAFETY: as above.
+            unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
+        };
         // SAFETY: as above.
-        unsafe {
-            [
-                _mm256_broadcastsi128_si256(_mm_loadu_si128(bytes.as_ptr().cast())),
-                _mm256_broadcastsi128_si256(_mm_loadu_si128(second.as_ptr().cast())),
-            ]
-        }
+        let half = |first: usize| unsafe {
+            if N == NARROW {
+                _mm256_broadcastsi128_si256(quarter(first))
+            } else {
+                _mm256_set_m128i(quarter(first + 1), quarter(first))
+            }
+        };
+        [half(0), half(2)]
     }
 
     /// In 16-bit lanes, q for q << 7 and a as a signed number: `(q a + 128) >> 8` is vpmulhrsw's `(q a + 2^14) >> 15`.

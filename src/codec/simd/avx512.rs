@@ -2,7 +2,8 @@
 
 #![allow(unsafe_code)]
 
-use super::plan::{BLOCK, Cut, WINDOW};
+use super::plan::{BLOCK, Cut, NARROW, WIDE};
+use super::row::Row;
 use super::{Job, LANES, Simd};
 use core::arch::x86_64::*;
 use half::{bf16, f16};
@@ -38,7 +39,7 @@ pub struct Tables {
 impl Simd for Avx512 {
     type Bytes = __m512i;
     type Floats = __m512;
-    type Window = __m256i;
+    type Window = __m512i;
     type Tables = Tables;
 
     #[inline(always)]
@@ -54,16 +55,23 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn window(self, _: Tables, bytes: &[u8; WINDOW]) -> __m256i {
+    fn window<const N: usize>(self, _: Tables, row: &Row<'_>, at: usize) -> __m512i {
+        const { assert!(N == NARROW || N == WIDE) };
         // SAFETY: as above.
-        unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+        unsafe {
+            if N == NARROW {
+                _mm512_zextsi256_si512(_mm256_loadu_si256(row.window::<NARROW>(at).as_ptr().cast()))
+            } else {
+                _mm512_loadu_si512(row.window::<WIDE>(at).as_ptr().cast())
+            }
+        }
     }
 
     #[inline(always)]
-    fn states(self, tables: Tables, window: __m256i) -> __m512i {
+    fn states(self, tables: Tables, window: __m512i) -> __m512i {
         // SAFETY: as above.
         unsafe {
-            let eights = _mm512_permutexvar_epi8(tables.bytes, _mm512_castsi256_si512(window));
+            let eights = _mm512_permutexvar_epi8(tables.bytes, window);
             _mm512_and_si512(_mm512_multishift_epi64_epi8(tables.bits, eights), tables.mask)
         }
     }

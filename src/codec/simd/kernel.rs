@@ -16,7 +16,7 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use super::plan::{BLOCK, HALF, Kind};
+use super::plan::{BLOCK, HALF, Kind, NARROW, WIDE};
 use super::row::{Groups, Lines, Row, Widths};
 use super::source::{Context, FromBytes, FromF32, FromQ8, FromWords, Origin, Rows, Source, with_origin};
 use super::{Isa, Job, LANES, Simd};

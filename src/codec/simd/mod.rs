@@ -23,7 +23,8 @@ mod source;
 mod tests;
 
 use half::{bf16, f16};
-use plan::{BLOCK, Cut, WINDOW};
+use plan::{BLOCK, Cut};
+use row::Row;
 
 #[cfg(target_arch = "x86_64")]
 use {avx2::Avx2, avx512::Avx512};
@@ -37,15 +38,15 @@ pub trait Simd: Copy {
     type Bytes: Copy;
     /// Sixteen f32.
     type Floats: Copy;
-    /// The 32 bytes in which a block's states lie.
+    /// The bytes in which a block's states lie.
     type Window: Copy;
     /// The tables that cut a window into states.
     type Tables: Copy;
 
     /// Loads the tables of a block.
     fn tables(self, cut: &Cut) -> Self::Tables;
-    /// Loads a window.
-    fn window(self, tables: Self::Tables, bytes: &[u8; WINDOW]) -> Self::Window;
+    /// Loads a window of [`NARROW`](plan::NARROW) or [`WIDE`](plan::WIDE) bytes, which begins `at` a byte of a row.
+    fn window<const N: usize>(self, tables: Self::Tables, row: &Row<'_>, at: usize) -> Self::Window;
     /// The states of a block.
     fn states(self, tables: Self::Tables, window: Self::Window) -> Self::Bytes;
     /// The states of the codes `(a q + 256 zp + 128) >> 8` of sixteen bytes.

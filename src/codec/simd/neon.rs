@@ -2,7 +2,8 @@
 
 #![allow(unsafe_code)]
 
-use super::plan::{BLOCK, Cut, WINDOW};
+use super::plan::{BLOCK, Cut, QUARTER};
+use super::row::Row;
 use super::{Job, LANES, Simd};
 use core::arch::aarch64::*;
 use core::array::from_fn;
@@ -29,6 +30,7 @@ pub fn run<J: Job>(job: J, simd: Neon) {
 /// What cuts a window, eight weights a register.
 #[derive(Clone, Copy, Debug)]
 pub struct Tables {
+    quarters: [usize; 4],
     pairs: [uint8x16_t; 8],
     factors: [uint16x8_t; 8],
     down: int16x8_t,
@@ -39,7 +41,8 @@ pub struct Tables {
 impl Simd for Neon {
     type Bytes = [uint8x16_t; 4];
     type Floats = [float32x4_t; 4];
-    type Window = uint8x16x2_t;
+    /// The sixteen bytes of each quarter.
+    type Window = [uint8x16_t; 4];
     type Tables = Tables;
 
     #[inline(always)]
@@ -47,10 +50,8 @@ impl Simd for Neon {
         // SAFETY: as above.
         unsafe {
             Tables {
-                pairs: from_fn(|eight| {
-                    let later = if eight < 4 { 0 } else { cut.second as u8 };
-                    vaddq_u8(vld1q_u8(cut.pairs[16 * eight..].as_ptr()), vdupq_n_u8(later))
-                }),
+                quarters: cut.quarters,
+                pairs: from_fn(|eight| vld1q_u8(cut.pairs[16 * eight..].as_ptr())),
                 factors: from_fn(|eight| vld1q_u16(cut.factors[8 * eight..].as_ptr())),
                 down: vdupq_n_s16(cut.state_bits as i16 - 16),
             }
@@ -58,17 +59,20 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
-    fn window(self, _: Tables, bytes: &[u8; WINDOW]) -> uint8x16x2_t {
-        // SAFETY: as above.
-        unsafe { uint8x16x2_t(vld1q_u8(bytes.as_ptr()), vld1q_u8(bytes[16..].as_ptr())) }
+    fn window<const N: usize>(self, tables: Tables, row: &Row<'_>, at: usize) -> [uint8x16_t; 4] {
+        tables.quarters.map(|first| {
+            let bytes: &[u8; QUARTER] = row.window(at + first);
+            // SAFETY: as above.
+            unsafe { vld1q_u8(bytes.as_ptr()) }
+        })
     }
 
     #[inline(always)]
-    fn states(self, tables: Tables, window: uint8x16x2_t) -> [uint8x16_t; 4] {
+    fn states(self, tables: Tables, window: [uint8x16_t; 4]) -> [uint8x16_t; 4] {
         // SAFETY: as above.
         unsafe {
             let eight = |at: usize| {
-                let pairs = vreinterpretq_u16_u8(vqtbl2q_u8(window, tables.pairs[at]));
+                let pairs = vreinterpretq_u16_u8(vqtbl1q_u8(window[at / 2], tables.pairs[at]));
                 vmovn_u16(vshlq_u16(vmulq_u16(pairs, tables.factors[at]), tables.down))
             };
             from_fn(|at| vcombine_u8(eight(2 * at), eight(2 * at + 1)))
@@ -87,7 +91,8 @@ impl Simd for Neon {
                 let high = vmlal_n_u16(offset, vget_high_u16(q), a);
                 vreinterpretq_u8_u16(vcombine_u16(vshrn_n_u32::<8>(low), vshrn_n_u32::<8>(high)))
             };
-            self.states(tables, uint8x16x2_t(codes(vget_low_u8(q)), codes(vget_high_u8(q))))
+            let (low, high) = (codes(vget_low_u8(q)), codes(vget_high_u8(q)));
+            self.states(tables, [low, low, high, high])
         }
     }
 
@@ -105,7 +110,8 @@ impl Simd for Neon {
                 let q = vmovl_u8(q);
                 vreinterpretq_u8_u16(vcombine_u16(four(vget_low_u16(q)), four(vget_high_u16(q))))
             };
-            self.states(tables, uint8x16x2_t(codes(vget_low_u8(q)), codes(vget_high_u8(q))))
+            let (low, high) = (codes(vget_low_u8(q)), codes(vget_high_u8(q)));
+            self.states(tables, [low, low, high, high])
         }
     }
 

@@ -1,11 +1,12 @@
 //! Where the states of sixty-four weights lie among the bytes of a row, for every named code.
 //!
 //! A *block* is 64 weights: a group, half a group of 128, or two groups of 32. Blocks repeat every *period*, of one
-//! block or of two. The states of a block lie within a *window* of 32 bytes, little-endian, in which state i starts
-//! at bit `position[i]`, so that one rule serves all codes, and the tables are all that differs:
+//! block or of two. The states of a block lie within a *window* of 32 bytes, or of 64 for codes of more than four bits
+//! a weight, little-endian, in which state i starts at bit `position[i]`, so that one rule serves all codes, and the
+//! tables are all that differs:
 //!
 //! ```text
-//! for each block: window = 32 bytes of the row at block's offset
+//! for each block: window = 32 or 64 bytes of the row at block's offset
 //!     for i in 0..64: state[i] = window >> position[i] & mask
 //! ```
 //!
@@ -15,8 +16,9 @@
 //! The tables hold the positions in the forms in which instruction sets want them:
 //! - AVX-512 VBMI: `vpermb` brings to each group of eight bytes the eight bytes of the window from the one in which
 //!   the first of eight states begins; `vpmultishiftqb` shifts each state to the bottom of its byte.
-//! - AVX2, NEON: two bytes of the window for each state, from the one in which it begins, in a 16-bit lane; shifted
-//!   left so that its top bit is the lane's, then all right by the same number.
+//! - AVX2, NEON: two bytes for each state, from the one in which it begins, in a 16-bit lane; shifted left so that its
+//!   top bit is the lane's, then all right by the same number. As their tables reach over 16 bytes, each *quarter* of 16
+//!   weights has 16 bytes of the window to itself, in a window of 32 the same ones as the other quarter of its half.
 
 // What panics here fails to compile: the tables are made by the compiler.
 #![allow(clippy::panic)]
@@ -25,18 +27,22 @@ use crate::code::{Code, Family, GROUP_SIZES, LocalScale, Segment};
 
 /// Weights of a block.
 pub const BLOCK: usize = 64;
-/// Bytes of a window.
-pub const WINDOW: usize = 32;
+/// Bytes of a window of at most four bits a weight.
+pub const NARROW: usize = 32;
+/// Bytes of a window of more.
+pub const WIDE: usize = 64;
 /// Weights of half a block, which share a group whatever the group's size.
 pub const HALF: usize = BLOCK / 2;
+/// Weights of a quarter of a block, and the bytes in which their states lie.
+pub const QUARTER: usize = BLOCK / 4;
 
 /// How one block of a period is cut into states.
 #[derive(Debug)]
 pub struct Cut {
     /// From the period's first byte to the window's.
     pub offset: usize,
-    /// From the window's first byte to the one in which weight 32 begins.
-    pub second: usize,
+    /// From the window's first byte to the first of each quarter's sixteen.
+    pub quarters: [usize; 4],
     /// Bits of a state.
     pub state_bits: u32,
     /// For each eight states, eight consecutive bytes of the window. Behind a cluster: each of sixteen bytes
@@ -44,7 +50,7 @@ pub struct Cut {
     pub bytes: [u8; BLOCK],
     /// Where in those the state begins, in bits. Behind a cluster: in two codes of 32 bits, shifted left by eight.
     pub bits: [u8; BLOCK],
-    /// The two bytes of each state, from `second` for the later half; 0x80 for none.
+    /// The two bytes of each state among its quarter's sixteen; 0x80 for none.
     pub pairs: [u8; 2 * BLOCK],
     /// What brings the state to the top of its pair.
     pub factors: [u16; BLOCK],
@@ -53,8 +59,10 @@ pub struct Cut {
 /// From where a block's window comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The words themselves.
+    /// The words themselves, in windows of [`NARROW`] bytes.
     Words,
+    /// The words themselves, in windows of [`WIDE`] bytes.
+    WideWords,
     /// Every byte is a state.
     Bytes,
     /// The codes of sixteen bytes.
@@ -80,9 +88,6 @@ impl Plan {
     /// The plan of a code; `None` for one without a name, which the portable decoder takes.
     pub fn find(code: &Code) -> Option<&'static Self> {
         let family = code.family()?;
-        if matches!(family, Family::Ccq331 | Family::Ccq55) {
-            return None;
-        }
         let place = Family::ALL.iter().position(|&other| other == family)?;
         let size = code.group_size().unwrap_or(0);
         let group = GROUP_SIZES.iter().position(|&other| usize::from(other) == size)?;
@@ -98,9 +103,7 @@ static PLANS: [[Plan; GROUP_SIZES.len()]; Family::ALL.len()] = {
     while family < plans.len() {
         let mut group = 0;
         while group < GROUP_SIZES.len() {
-            if !matches!(Family::ALL[family], Family::Ccq331 | Family::Ccq55) {
-                plans[family][group] = plan(Family::ALL[family], GROUP_SIZES[group] as usize);
-            }
+            plans[family][group] = plan(Family::ALL[family], GROUP_SIZES[group] as usize);
             group += 1;
         }
         family += 1;
@@ -113,7 +116,7 @@ const EMPTY: Plan =
 
 const NO_CUT: Cut = Cut {
     offset: 0,
-    second: 0,
+    quarters: [0; 4],
     state_bits: 8,
     bytes: [0; BLOCK],
     bits: [0; BLOCK],
@@ -132,17 +135,20 @@ const fn plan(family: Family, group_size: usize) -> Plan {
     // A cluster's bytes are words of two bytes once they are expanded.
     let word_bytes = if clustered { 2 } else { word_bits as usize / 8 };
     if clustered {
-        let cuts = [expanded(cut(segments, word_bytes, BLOCK, 0)), NO_CUT];
+        let cuts = [expanded(cut(segments, word_bytes, NARROW, BLOCK, 0)), NO_CUT];
         return Plan { kind: Kind::Cluster, phase_mask: 0, period_bytes: BLOCK / 4, zero_point, cuts };
     }
-    let first = cut(segments, word_bytes, group_size, 0);
     let words = match group_size {
         0 => BLOCK / states_of(segments),
         32 => 2 * words_of_group(segments, 32),
         size => words_of_group(segments, size),
     };
-    let cuts = [first, cut(segments, word_bytes, group_size, phases - 1)];
-    Plan { kind: Kind::Words, phase_mask: phases - 1, period_bytes: words * word_bytes, zero_point, cuts }
+    let period_bytes = words * word_bytes;
+    let (kind, window) =
+        if period_bytes > phases * NARROW { (Kind::WideWords, WIDE) } else { (Kind::Words, NARROW) };
+    let first = cut(segments, word_bytes, window, group_size, 0);
+    let cuts = [first, cut(segments, word_bytes, window, group_size, phases - 1)];
+    Plan { kind, phase_mask: phases - 1, period_bytes, zero_point, cuts }
 }
 
 /// For codes of 32 bits in place of 16, shifted left by eight.
@@ -162,7 +168,7 @@ const fn bytes(phases: usize) -> Plan {
     Plan { kind: Kind::Bytes, cuts: [NO_CUT, later], ..EMPTY }
 }
 
-const fn cut(segments: &[Segment], word_bytes: usize, group_size: usize, phase: usize) -> Cut {
+const fn cut(segments: &[Segment], word_bytes: usize, window: usize, group_size: usize, phase: usize) -> Cut {
     let state_bits = segments[0].state_bits as usize;
     let offset = position(segments, word_bytes, group_size, phase * BLOCK) / (8 * word_bytes) * word_bytes;
     let mut places = [0; BLOCK];
@@ -171,26 +177,37 @@ const fn cut(segments: &[Segment], word_bytes: usize, group_size: usize, phase: 
         places[i] = position(segments, word_bytes, group_size, phase * BLOCK + i) - 8 * offset;
         i += 1;
     }
-    let mut cut = Cut { offset, second: first_byte(&places, HALF), state_bits: state_bits as u32, ..NO_CUT };
-    if cut.second > WINDOW / 2 {
-        cut.second = WINDOW / 2;
-    }
+    let quarters = quarters(&places, window);
+    let mut cut = Cut { offset, quarters, state_bits: state_bits as u32, ..NO_CUT };
     let mut i = 0;
     while i < BLOCK {
         let eight = first_byte(&places, i / 8 * 8);
-        cut.bytes[i] = (eight + i % 8) as u8 % WINDOW as u8;
+        cut.bytes[i] = (eight + i % 8) as u8;
         cut.bits[i] = (places[i] - 8 * eight) as u8;
-        assert!(cut.bits[i] as usize + state_bits <= 64);
-        let byte = places[i] / 8 - if i < HALF { 0 } else { cut.second };
-        assert!(byte < WINDOW / 2);
+        assert!(cut.bits[i] as usize + state_bits <= 64 && places[i] + state_bits <= 8 * window);
+        let byte = places[i] / 8 - quarters[i / QUARTER];
+        assert!(byte < QUARTER);
         cut.pairs[2 * i] = byte as u8;
-        // A state of a window's last byte has all its bits there.
-        assert!(byte + 1 < WINDOW / 2 || places[i] % 8 + state_bits <= 8);
-        cut.pairs[2 * i + 1] = if byte + 1 < WINDOW / 2 { byte as u8 + 1 } else { 0x80 };
+        // A state of a quarter's last byte has all its bits there.
+        assert!(byte + 1 < QUARTER || places[i] % 8 + state_bits <= 8);
+        cut.pairs[2 * i + 1] = if byte + 1 < QUARTER { byte as u8 + 1 } else { 0x80 };
         cut.factors[i] = 1 << (16 - state_bits - places[i] % 8);
         i += 1;
     }
     cut
+}
+
+/// Where the sixteen bytes of each quarter begin: where its states do, or those of its half in a narrow window.
+const fn quarters(places: &[usize; BLOCK], window: usize) -> [usize; 4] {
+    let part = if window == NARROW { HALF } else { QUARTER };
+    let mut quarters = [0; 4];
+    let mut i = 0;
+    while i < quarters.len() {
+        quarters[i] = first_byte(places, i * QUARTER / part * part);
+        assert!(quarters[i] + QUARTER <= window);
+        i += 1;
+    }
+    quarters
 }
 
 /// The byte in which the first of the next eight weights begins, by place and not by weight.

@@ -7,7 +7,7 @@ use core::marker::PhantomData;
 use core::ops::Range;
 
 use super::Simd;
-use super::plan::{BLOCK, Plan, WINDOW};
+use super::plan::{BLOCK, Plan};
 use super::row::{Groups, Lines, Row, Widths};
 use crate::codec::activations::CHUNK;
 use crate::codec::{ClusterParams, Matrix};
@@ -27,15 +27,15 @@ pub trait Source<S: Simd>: Copy {
     fn states(self, simd: S, row: &Row<'_>, block: usize) -> S::Bytes;
 }
 
-/// Words in one period or two.
+/// Words in periods of one block or two, whose windows have N bytes.
 #[derive(Clone, Copy)]
-pub struct Words<S: Simd, const PHASES: usize> {
+pub struct Words<S: Simd, const PHASES: usize, const N: usize> {
     period_bytes: usize,
     offsets: [usize; PHASES],
     tables: [S::Tables; PHASES],
 }
 
-impl<S: Simd, const PHASES: usize> Source<S> for Words<S, PHASES> {
+impl<S: Simd, const PHASES: usize, const N: usize> Source<S> for Words<S, PHASES, N> {
     #[inline(always)]
     fn new(simd: S, plan: &'static Plan, _: &Row<'_>) -> Self {
         Self {
@@ -50,7 +50,7 @@ impl<S: Simd, const PHASES: usize> Source<S> for Words<S, PHASES> {
         let (period, phase) = (block / PHASES, block % PHASES);
         let at = period * self.period_bytes + self.offsets[phase];
         simd.prefetch(row.code, at + AHEAD);
-        simd.states(self.tables[phase], simd.window(self.tables[phase], row.window::<WINDOW>(at)))
+        simd.states(self.tables[phase], simd.window::<N>(self.tables[phase], row, at))
     }
 }
 
@@ -128,13 +128,13 @@ pub trait Origin {
     type Source<S: Simd>: Source<S>;
 }
 
-pub struct FromWords<const PHASES: usize>;
+pub struct FromWords<const PHASES: usize, const N: usize>;
 pub struct FromBytes;
 pub struct FromQ8;
 pub struct FromF32;
 
-impl<const PHASES: usize> Origin for FromWords<PHASES> {
-    type Source<S: Simd> = Words<S, PHASES>;
+impl<const PHASES: usize, const N: usize> Origin for FromWords<PHASES, N> {
+    type Source<S: Simd> = Words<S, PHASES, N>;
 }
 
 impl Origin for FromBytes {
@@ -154,11 +154,19 @@ macro_rules! with_origin {
     ($plan:expr, $matrix:expr, $origin:ident => $run:expr) => {
         match ($plan.kind, $matrix.code.cluster()) {
             (Kind::Words, _) if $plan.phase_mask == 0 => {
-                type $origin = FromWords<1>;
+                type $origin = FromWords<1, NARROW>;
                 $run
             }
             (Kind::Words, _) => {
-                type $origin = FromWords<2>;
+                type $origin = FromWords<2, NARROW>;
+                $run
+            }
+            (Kind::WideWords, _) if $plan.phase_mask == 0 => {
+                type $origin = FromWords<1, WIDE>;
+                $run
+            }
+            (Kind::WideWords, _) => {
+                type $origin = FromWords<2, WIDE>;
                 $run
             }
             (Kind::Bytes, _) => {
