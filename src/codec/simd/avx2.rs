@@ -1,4 +1,7 @@
 //! AVX2 with FMA and F16C: a block of states in two registers.
+//!
+//! What takes more than a few instructions is a function with the features on. A closure has them only where the compiler
+//! inlines it into one, and in long closures it does not: each instruction is a call then.
 
 #![allow(unsafe_code)]
 
@@ -49,22 +52,8 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn tables(self, cut: &Cut) -> Tables {
-        let lanes = |of: &[__m128i; 8], half: usize| {
-            let [a, b, c, d] = [of[4 * half], of[4 * half + 1], of[4 * half + 2], of[4 * half + 3]];
-            // SAFETY: as above.
-            unsafe { [_mm256_set_m128i(c, a), _mm256_set_m128i(d, b)] }
-        };
-        // SAFETY: as above; both tables have 128 bytes.
-        unsafe {
-            let pairs: [__m128i; 8] = core::mem::transmute(cut.pairs);
-            let factors: [__m128i; 8] = core::mem::transmute(cut.factors);
-            Tables {
-                quarters: cut.quarters,
-                pairs: [lanes(&pairs, 0), lanes(&pairs, 1)],
-                factors: [lanes(&factors, 0), lanes(&factors, 1)],
-                down: _mm_cvtsi32_si128(16 - cut.state_bits.cast_signed()),
-            }
-        }
+        // SAFETY: as above.
+        unsafe { load_tables(cut) }
     }
 
     #[inline(always)]
@@ -105,17 +94,8 @@ impl Simd for Avx2 {
         // SAFETY: as above.
         unsafe {
             let q = _mm_loadu_si128(q.as_ptr().cast());
-            let codes = |q: __m128i| {
-                let q = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(q));
-                let floor =
-                    _mm256_floor_ps(_mm256_fmadd_ps(q, _mm256_set1_ps(scale), _mm256_set1_ps(addend)));
-                // Of what does not fit, the conversion makes 2^31, which is right below and whose low bits are right for
-                // NaN; above, all ones are wanted.
-                let above = _mm256_cmp_ps::<_CMP_GE_OQ>(floor, _mm256_set1_ps(2_147_483_648.0));
-                let code = _mm256_or_si256(_mm256_cvttps_epi32(floor), _mm256_castps_si256(above));
-                _mm256_and_si256(code, _mm256_set1_epi32(0xFFFF))
-            };
-            let packed = _mm256_packus_epi32(codes(q), codes(_mm_srli_si128::<8>(q)));
+            let low = f32_codes(q, scale, addend);
+            let packed = _mm256_packus_epi32(low, f32_codes(_mm_srli_si128::<8>(q), scale, addend));
             self.states(tables, both_lanes(_mm256_permute4x64_epi64::<0b11_01_10_00>(packed)))
         }
     }
@@ -210,20 +190,12 @@ impl Simd for Avx2 {
         };
     }
 
-    /// As with AVX-512.
     #[inline(always)]
     fn store_bf16(self, x: [__m256; 2], out: &mut [bf16; LANES]) {
         // SAFETY: as above; a bf16 is sixteen bits.
         *out = unsafe {
-            let [low, high] = x.map(|x| {
-                let bits = _mm256_castps_si256(x);
-                let last = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
-                let rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), last);
-                let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x40_0000));
-                let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(x, x));
-                _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan))
-            });
-            let narrow = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(low, high));
+            let packed = _mm256_packus_epi32(round_to_bf16(x[0]), round_to_bf16(x[1]));
+            let narrow = _mm256_permute4x64_epi64::<0b11_01_10_00>(packed);
             core::mem::transmute::<__m256i, [bf16; LANES]>(narrow)
         };
     }
@@ -260,6 +232,23 @@ impl Simd for Avx2 {
     }
 }
 
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_tables(cut: &Cut) -> Tables {
+    // SAFETY: any bits are integers, and both tables have 128 bytes.
+    let pairs: [__m128i; 8] = unsafe { core::mem::transmute(cut.pairs) };
+    // SAFETY: the same.
+    let factors: [__m128i; 8] = unsafe { core::mem::transmute(cut.factors) };
+    let lanes = |[a, b, c, d]: [__m128i; 4]| [_mm256_set_m128i(c, a), _mm256_set_m128i(d, b)];
+    let halves = |[a, b, c, d, e, f, g, h]: [__m128i; 8]| [lanes([a, b, c, d]), lanes([e, f, g, h])];
+    Tables {
+        quarters: cut.quarters,
+        pairs: halves(pairs),
+        factors: halves(factors),
+        down: _mm_cvtsi32_si128(16 - cut.state_bits.cast_signed()),
+    }
+}
+
 /// Each half of sixteen codes in both lanes.
 #[inline(always)]
 fn both_lanes(codes: __m256i) -> Window {
@@ -279,6 +268,31 @@ fn cut_half(window: __m256i, tables: Tables, half: usize) -> __m256i {
         let high = _mm256_mullo_epi16(_mm256_shuffle_epi8(window, b), d);
         _mm256_packus_epi16(_mm256_srl_epi16(low, tables.down), _mm256_srl_epi16(high, tables.down))
     }
+}
+
+/// The upper halves of the nearest numbers that end there, as with AVX-512.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn round_to_bf16(x: __m256) -> __m256i {
+    let bits = _mm256_castps_si256(x);
+    let last = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+    let rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), last);
+    let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x40_0000));
+    let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(x, x));
+    _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan))
+}
+
+/// The codes of the first eight bytes, in lanes of 32 bits.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn f32_codes(q: __m128i, scale: f32, addend: f32) -> __m256i {
+    let q = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(q));
+    let floor = _mm256_floor_ps(_mm256_fmadd_ps(q, _mm256_set1_ps(scale), _mm256_set1_ps(addend)));
+    // Of what does not fit, the conversion makes 2^31, which is right below and whose low bits are right for NaN; above,
+    // all ones are wanted.
+    let above = _mm256_cmp_ps::<_CMP_GE_OQ>(floor, _mm256_set1_ps(2_147_483_648.0));
+    let code = _mm256_or_si256(_mm256_cvttps_epi32(floor), _mm256_castps_si256(above));
+    _mm256_and_si256(code, _mm256_set1_epi32(0xFFFF))
 }
 
 #[inline(always)]
