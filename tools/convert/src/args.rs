@@ -19,10 +19,11 @@ use crate::source::Reading;
 const RAW: &str = "raw";
 /// The one format to write besides safetensors.
 const FASTDEPLOY: &str = "fastdeploy";
-/// What a budget may be spent on, where nothing else is said: all that was the best for some matrix of a real model.
-/// `ccq-2.5` stores its local scales in spare bits, so that groups of 32 take no more than groups of 64.
-const CANDIDATES: &str = "int2:channel,int2:128,int2,int2:32,ccq-2.06:128,ccq-2.06,ccq-2.06:32,ccq-2.5:32,ccq-2.75,\
-     ccq-2.75:32,wint4:channel,wint4:128,wint4,wint4:32,wint8,wint8:128,wint8:64,wint8:32,raw";
+/// What a budget may be spent on, where nothing else is said: all that was the best for some matrix of a real model
+/// (docs/allocation.md). `ccq-2.5` and `ccq-2.75` never are: some matrices in `ccq-2.06` and others in `ccq-3.31` have
+/// less error at their size. Nor is `ccq-5.5` in groups of 64, which takes no less than in groups of 32.
+const CANDIDATES: &str = "int2:channel,int2:128,int2,int2:32,ccq-2.06:128,ccq-2.06,ccq-2.06:32,ccq-3.31:128,ccq-3.31,\
+     ccq-3.31:32,wint4:channel,wint4:128,wint4,wint4:32,ccq-5.5:128,ccq-5.5:32,wint8,wint8:128,wint8:64,wint8:32,raw";
 /// The first argument that asks for parts to be joined.
 const MERGE: &str = "merge";
 

@@ -11,8 +11,15 @@ use common::{Folder, LAYER0, Source, bf16_tensor, f32_tensor, matrix, run, value
 use safetensors::tensor::Dtype;
 
 /// The bounds on the relative mean squared error of the real layer that the quantizer has to meet.
-const BOUNDS: [(&str, f64); 5] =
-    [("ccq-2.06", 0.118), ("ccq-2.5", 0.112), ("ccq-2.75", 0.094), ("wint4", 0.0096), ("wint8", 0.00013)];
+const BOUNDS: [(&str, f64); 7] = [
+    ("ccq-2.06", 0.118),
+    ("ccq-2.5", 0.112),
+    ("ccq-2.75", 0.094),
+    ("ccq-3.31", 0.036),
+    ("wint4", 0.0096),
+    ("ccq-5.5", 0.0023),
+    ("wint8", 0.00013),
+];
 
 #[test]
 fn the_real_layer_in_every_encoding() {
@@ -63,6 +70,10 @@ fn other_encodings_and_groups() {
         (&["--encoding", "wint4", "--group-size", "channel"], "wint4 per channel"),
         (&["--group-size", "32"], "ccq-2.06 g32"),
         (&["--encoding", "ccq-2.5", "--group-size", "128"], "ccq-2.5 g128"),
+        (&["--encoding", "ccq-3.31", "--group-size", "32"], "ccq-3.31 g32"),
+        (&["--encoding", "ccq-3.31", "--group-size", "128"], "ccq-3.31 g128"),
+        (&["--encoding", "ccq-5.5", "--group-size", "32"], "ccq-5.5 g32"),
+        (&["--encoding", "ccq-5.5", "--group-size", "128"], "ccq-5.5 g128"),
         (&["--encoding", "raw"], "raw"),
     ] {
         let out = out.to_str().unwrap();

@@ -185,6 +185,8 @@ fn what_fastdeploy_has_no_place_for_is_refused() {
         (expert, 128, &["--encoding", "wint4"], "it is wint4"),
         (expert, 128, &["--group-size", "32"], "it is ccq-2.06 g32"),
         (expert, 128, &["--encoding", "ccq-2.75"], "it is ccq-2.75"),
+        (expert, 128, &["--encoding", "ccq-3.31"], "it is ccq-3.31; convert it to ccq-2.06 or ccq-2.5"),
+        (expert, 128, &["--encoding", "ccq-5.5"], "it is ccq-5.5; convert it to ccq-2.06 or ccq-2.5"),
         (expert, 100, &[], "a multiple of 64 columns"),
     ] {
         let folder = folder_of(&[matrix(name, 64, columns)]);

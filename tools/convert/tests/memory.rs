@@ -94,7 +94,7 @@ fn blocks_are_what_wholes_are() {
         .map(|(name, width, values)| common::f32_tensor(name, &[values.len() / width, *width], values))
         .collect();
     common::write(&model, &tensors);
-    for encoding in ["ccq-2.06", "ccq-2.75", "wint4"] {
+    for encoding in ["ccq-2.06", "ccq-2.75", "ccq-3.31", "wint4"] {
         let convert = |memory: &str, threads: &str| {
             let out = folder.path("out.ccq");
             let args = [model.to_str().unwrap(), out.to_str().unwrap(), "--encoding", encoding];

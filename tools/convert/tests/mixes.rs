@@ -135,6 +135,14 @@ fn bad_recipes() {
             &["mix.toml:3, rule 1", "did you mean \"ccq-2.75\""],
         ),
         (
+            "[[rule]]\ntensor = \"*\"\nencoding = \"ccq-3.3\"",
+            &["mix.toml:3, rule 1", "did you mean \"ccq-3.31\""],
+        ),
+        (
+            "[[rule]]\ntensor = \"*\"\nencoding = \"ccq-5.5\"\ngroup-size = \"channel\"",
+            &["mix.toml:1, rule 1", "ccq-5.5 takes group sizes 32, 64 and 128"],
+        ),
+        (
             "[[rule]]\ntensor = \"*.expert.*\"\nencoding = \"raw\"",
             &[
                 "mix.toml:1, rule 1: \"*.expert.*\" matches no tensor of",
@@ -235,14 +243,15 @@ fn a_budget_is_kept_and_beats_every_uniform_encoding() {
         let all = [&[out.to_str().unwrap(), "--overwrite", "--json"], args].concat();
         with(Path::new(LAYER0), &all).ok().json()
     };
-    let uniform: Vec<(u64, f64)> = ["ccq-2.06", "ccq-2.5", "ccq-2.75", "wint4", "wint8", "int2"]
+    let encodings = ["ccq-2.06", "ccq-2.5", "ccq-2.75", "ccq-3.31", "ccq-5.5", "wint4", "wint8", "int2"];
+    let uniform: Vec<(u64, f64)> = encodings
         .iter()
         .flat_map(|encoding| ["32", "64", "128", "channel"].map(|size| (encoding, size)))
         .filter(|(encoding, size)| !(encoding.starts_with("ccq") && *size == "channel"))
         .map(|(encoding, size)| convert(&["--encoding", encoding, "--group-size", size]))
         .map(|report| (report["total"]["bytes_out"].as_u64().unwrap(), error(&report)))
         .collect();
-    for bits in ["2.3", "2.5", "2.8", "3", "3.5", "4", "4.4"] {
+    for bits in ["2.3", "2.5", "2.8", "3", "3.5", "4", "4.4", "5", "5.4"] {
         let args = ["--target-bpw", bits, "--write-recipe", recipe.to_str().unwrap()];
         let report = convert(&args);
         let (bytes, found) = (report["total"]["bytes_out"].as_u64().unwrap(), error(&report));
@@ -261,7 +270,7 @@ fn a_budget_is_kept_and_beats_every_uniform_encoding() {
         assert_eq!(fs::read(&out).unwrap(), fs::read(&again).unwrap(), "{bits}");
     }
     // Too little for one matrix more in eight bits: what is left stays unused, and the next size is named.
-    let report = convert(&["--target-bpw", "4.6"]);
+    let report = convert(&["--target-bpw", "6.1"]);
     let warning = report["warnings"][0].as_str().unwrap();
     let (_, named) = warning.split_once("no choice of these candidates has less error below ").unwrap();
     let bytes = named.split(' ').next().unwrap();

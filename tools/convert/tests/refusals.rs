@@ -18,6 +18,10 @@ fn usage() {
             &["in.safetensors", "out.ccq", "--group-size", "channel"],
             "ccq-2.06 takes group sizes 32, 64 and 128",
         ),
+        (
+            &["in.safetensors", "out.ccq", "--encoding", "ccq-5.5", "--group-size", "channel"],
+            "ccq-5.5 takes group sizes 32, 64 and 128",
+        ),
         (&["in.safetensors", "out.gguf"], "must end in .ccq"),
         (&["in.ccq", "out.ccq"], "start from the source model"),
         (&["in.ccq", "out.safetensors", "--encoding", "raw"], "does not apply to a .ccq input"),

@@ -41,7 +41,7 @@ fn a_skewed_importance_lowers_the_weighted_error() {
         layer0().iter().map(|(name, width)| f32_tensor(name, &[*width], &vec![3.0; *width])).collect();
     write(&uniform, &tensors);
     let (plain, weighted) = (folder.path("plain.ccq"), folder.path("weighted.ccq"));
-    for encoding in ["ccq-2.06", "ccq-2.5", "ccq-2.75", "wint4", "wint8"] {
+    for encoding in ["ccq-2.06", "ccq-2.5", "ccq-2.75", "ccq-3.31", "ccq-5.5", "wint4", "wint8"] {
         let quick = ["--encoding", encoding, "--quality", "fast"];
         let with = |file: &Path, out: &Path| {
             let importance = ["--importance", file.to_str().unwrap()];
@@ -138,7 +138,7 @@ fn qualities_and_the_papers_method() {
     let folder = Folder::new();
     let (model, out) = (folder.path("m.safetensors"), folder.path("out.ccq"));
     write(&model, &[matrix("a.weight", 32, 512)]);
-    for encoding in ["ccq-2.06", "ccq-2.5", "ccq-2.75", "wint4", "int2"] {
+    for encoding in ["ccq-2.06", "ccq-2.5", "ccq-2.75", "ccq-3.31", "ccq-5.5", "wint4", "int2"] {
         let error = |args: &[&str]| {
             let json = convert(&model, &out, &[&["--encoding", encoding], args].concat()).ok().json();
             Container::open(&out).unwrap().verify().unwrap();

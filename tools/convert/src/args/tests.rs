@@ -35,6 +35,7 @@ fn encodings_take_their_usual_groups() {
     }
     assert_eq!(code_of("in out.ccq --encoding wint8 --group-size 64"), "wint8 g64");
     assert_eq!(code_of("in out.ccq --encoding wint4 --group-size channel"), "wint4 per channel");
+    assert_eq!(code_of("in out.ccq --encoding ccq-5.5 --group-size 32"), "ccq-5.5 g32");
     assert_eq!(code_of("in out.CCQ --group-size 128"), "ccq-2.06 g128");
     assert_eq!(code_of("in out.ccq --preset ernie-w4w2"), "wint8");
     assert_eq!(code_of("in out.ccq --preset ernie-w4w2 --encoding ccq-2.75"), "ccq-2.75");
