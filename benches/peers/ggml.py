@@ -13,8 +13,8 @@ from .sample import Sample
 
 # Numbers of `enum ggml_type`, which never change; each is checked against ggml_type_name below.
 TYPES = {
-    "Q4_0": 2, "Q2_K": 10, "Q4_K": 12, "IQ2_XXS": 16, "IQ2_XS": 17, "IQ3_XXS": 18,
-    "IQ2_S": 22, "IQ4_XS": 23, "TQ2_0": 35,
+    "Q4_0": 2, "Q5_0": 6, "Q2_K": 10, "Q3_K": 11, "Q4_K": 12, "Q5_K": 13, "Q6_K": 14, "IQ2_XXS": 16,
+    "IQ2_XS": 17, "IQ3_XXS": 18, "IQ3_S": 21, "IQ2_S": 22, "IQ4_XS": 23, "TQ2_0": 35,
 }  # fmt: skip
 
 # A matrix is flattened and cut into rows of this many weights, or of 256 where they do not divide it: the K

@@ -15,15 +15,18 @@ import numpy as np
 from . import data, ggml, ours
 
 Row = dict[str, Any]
-ENCODINGS = ["ccq-2.06", "ccq-2.5", "ccq-2.75", "wint4", "wint8", "int2"]
+ENCODINGS = ["ccq-2.06", "ccq-2.5", "ccq-2.75", "ccq-3.31", "wint4", "ccq-5.5", "wint8", "int2"]
 # Ours, and the type of ggml nearest in size; "repacked" is the form in which ggml multiplies it fastest.
 PAIRS = [
     ("ccq-2.06", "IQ2_XXS"),
     ("ccq-2.5", "IQ2_S"),
     ("ccq-2.75", "Q2_K"),
     ("ccq-2.75", "Q2_K repacked"),
+    ("ccq-3.31", "Q3_K"),
+    ("ccq-3.31", "IQ3_S"),
     ("wint4", "Q4_K"),
     ("wint4", "Q4_K repacked"),
+    ("ccq-5.5", "Q5_K"),
 ]
 ROWS = COLUMNS = 4096
 # Weights are taken in turn from so many bytes of copies, of which no cache keeps any.

@@ -25,8 +25,10 @@ QUALITIES = ("fast", "balanced", "best")
 FAMILIES: dict[str, list[str]] = {
     "ccq-2.06": ["IQ2_XXS", "IQ2_XS"],
     "ccq-2.5": ["IQ2_S"],
-    "ccq-2.75": ["Q2_K", "Q2_K plain", "IQ3_XXS"],
+    "ccq-2.75": ["Q2_K", "Q2_K plain"],
+    "ccq-3.31": ["Q3_K", "Q3_K plain", "IQ3_S", "IQ3_XXS"],
     "wint4": ["Q4_K", "Q4_K plain", "Q4_0", "Q4_0 plain", "IQ4_XS"],
+    "ccq-5.5": ["Q5_K", "Q5_K plain", "Q5_0", "Q5_0 plain", "Q6_K"],
     "int2": ["TQ2_0"],
 }
 SPEEDS = ("quantize_mweights_per_s", "decode_gweights_per_s")

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from . import bits
 
@@ -111,10 +111,10 @@ def _speed(results: Results, pairs: list[Row]) -> Cells:
     for pair in pairs:
         ours, peer = (_find(results, pair["data"], pair[side]) for side in ("ours", "peer"))
         if ours and peer:
-            cells = [f"{pair['ours']} / {pair['peer']}", pair["data"], _both(ours, peer, "bpw", 3)]
-            cells += [_both(ours, peer, "relative_mse", 4), _ratio(pair["relative_mse"])]
+            cells = [f"{pair['ours']} / {pair['peer']}", pair["data"], _both(ours, peer, "bpw", _bits)]
+            cells += [_both(ours, peer, "relative_mse", _error), _ratio(pair["relative_mse"])]
             for figure in speeds:
-                cells += [_both(ours, peer, figure, 2), _ratio(pair[figure])]
+                cells += [_both(ours, peer, figure, "{:.2f}".format), _ratio(pair[figure])]
             table.append(cells)
     return table
 
@@ -175,7 +175,7 @@ def _errors(results: Results) -> Cells:
         if gauss:
             bound = 4.0 ** -gauss["bpw"]
             excess = 0.5 * math.log2(gauss["relative_mse"] / bound)
-            cells += [f"{bound:.4f}", f"{excess:.2f}"]
+            cells += [_error(bound), f"{excess:.2f}"]
         table.append(cells)
     return table
 
@@ -201,7 +201,7 @@ def _bpw() -> Cells:
 def _codes(rows: list[Row]) -> Cells:
     table = [["code, one scale for all values", "bits", "error", "plain rounding", "bound"]]
     for row in rows:
-        figures = [f"{row[key]:.4f}" for key in ("relative_mse", "rounding", "shannon")]
+        figures = [_error(row[key]) for key in ("relative_mse", "rounding", "shannon")]
         table.append([row["code"], f"{row['bits']:.3f}", *figures])
     table.append(["QTIP, one trellis along the row, L = 16, as published", "2.000", f"{QTIP}", "", "0.0625"])
     return table
@@ -211,7 +211,7 @@ def _positions(rows: list[Row]) -> Cells:
     length = max(len(row["relative_mse"]) for row in rows)
     table = [["error of weight"] + [str(i + 1) for i in range(length)]]
     for row in rows:
-        errors = [f"{error:.4f}" for error in row["relative_mse"]]
+        errors = [_error(error) for error in row["relative_mse"]]
         table.append([row["encoding"]] + errors + [""] * (length - len(errors)))
     return table
 
@@ -222,12 +222,21 @@ def _find(results: Results, data: str, name: str) -> Optional[Row]:
 
 
 def _size_and_error(row: Row) -> list[str]:
-    return [f"{row['bpw']:.3f}", f"{row['relative_mse']:.4f}"]
+    return [_bits(row["bpw"]), _error(row["relative_mse"])]
 
 
-def _both(ours: Row, peer: Row, figure: str, digits: int) -> str:
+def _both(ours: Row, peer: Row, figure: str, write: Callable[[float], str]) -> str:
     values = (row[figure] for row in (ours, peer))
-    return " / ".join("-" if value is None else f"{value:.{digits}f}" for value in values)
+    return " / ".join("-" if value is None else write(value) for value in values)
+
+
+def _bits(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _error(value: float) -> str:
+    """Three figures, more or less."""
+    return f"{value:.4f}" if value >= 0.01 else f"{value:.5f}"
 
 
 def _ratio(value: Optional[float]) -> str:

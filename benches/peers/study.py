@@ -55,7 +55,9 @@ def codes(small: bool) -> list[Row]:
         on_the_row("L = 12, Gaussian table", gaussian(3, 1 << 12), starts=(1.0,), rounds=3),
         row("(3,3,2) + (3,4,2), 16 bits a word (ccq-2.5)", 16 / 7, _best(values, 7, _hybrid)),
         row("(4,3,2), 8 bits a word (ccq-2.75)", 8 / 3, _best(values, 3, _trellis(_linear(4), 2))),
+        row("(4,5,3), 16 bits a word (ccq-3.31)", 16 / 5, _best(values, 5, _trellis(_linear(4), 3))),
         row("(6,4,3), all 32768 codes", 3.75, _best(values, 4, _trellis(_linear(6), 3))),
+        row("(6,3,5), 16 bits a word (ccq-5.5)", 16 / 3, _best(values, 3, _trellis(_linear(6), 5))),
     ]
 
 
@@ -63,7 +65,12 @@ def positions(small: bool) -> list[Row]:
     """The error of the first, second, ... weight of a word."""
     values = gaussian(1, 1 << (13 if small else 18))
     rows: list[Row] = []
-    for name, width, search in [("ccq-2.75", 3, _trellis(_linear(4), 2)), ("ccq-2.5", 7, _hybrid)]:
+    for name, width, search in [
+        ("ccq-2.75", 3, _trellis(_linear(4), 2)),
+        ("ccq-2.5", 7, _hybrid),
+        ("ccq-3.31", 5, _trellis(_linear(4), 3)),
+        ("ccq-5.5", 3, _trellis(_linear(6), 5)),
+    ]:
         words = _words(values, width)
         errors = ((words - _fit(words, search)) ** 2).sum(axis=0) / (words**2).sum(axis=0)
         rows.append({"encoding": name, "relative_mse": [float(error) for error in errors]})
