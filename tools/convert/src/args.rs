@@ -220,7 +220,7 @@ struct Args {
     #[arg(long, value_name = "SIZE", value_parser = ccq_cli::parse_bytes)]
     target_size: Option<u64>,
 
-    /// What to choose from, such as ccq-2.06,wint4:128,wint8:channel,raw
+    /// What to choose from, such as ccq-2.06,ccq-3.31:32,wint4:128,wint8:channel,raw
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = candidate)]
     candidates: Vec<Option<Code>>,
 
