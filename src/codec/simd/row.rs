@@ -9,7 +9,7 @@ use crate::codec::activations::CHUNK;
 use crate::codec::{ClusterParams, Matrix, Planes};
 
 /// Bytes that may be read behind a row, whatever they are: the rest of a last window, and the last words of a
-/// chunk's groups, which have less than a byte a weight.
+/// chunk's groups, which have less than a byte a weight where they have scales in them.
 const BEHIND: usize = CHUNK * BLOCK;
 
 /// Numbers that begin at a cache line, so that no register's worth of them lies in two.
@@ -56,10 +56,10 @@ impl<'a> Row<'a> {
     #[allow(unsafe_code)]
     pub fn window<const N: usize>(&self, at: usize) -> &[u8; N] {
         debug_assert!(at + N <= self.code.len());
-        // SAFETY: `new` saw to it that there are BEHIND bytes more than a row has. Windows have 64 bytes at most, with their quarters, and begin
-        // where a block of the row begins or one of the three after it. Last words are those of a chunk whose first group
-        // is the row's. They have scales in them only where a word of two bytes has three states or more, one of one byte
-        // likewise, as fewer leave no bits to spare: 32 groups have 22 bytes each at most, 16 of them 44, 8 of them 86.
+        // SAFETY: `new` saw to it that there are BEHIND bytes more than a row has. Windows have 64 bytes at most, quarters
+        // included, and begin where a block of the row begins or one of the three after it. Last words are those of a chunk
+        // whose first group is the row's. They have scales in them only where a word of two bytes has three states or more,
+        // as fewer leave no bits to spare: 32 groups of 22 bytes at most, 16 of 44, 8 of 86.
         unsafe { &*self.code.as_ptr().add(at).cast::<[u8; N]>() }
     }
 
@@ -156,5 +156,62 @@ impl Groups {
         let size = code.group_size().unwrap_or(BLOCK);
         let bytes = code.words_per_group(size) * code.word_bytes();
         Self { size, bytes, last_shift: 16 - code.word_bits(), local_scale: code.local_scale() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::code::{Family, GROUP_SIZES, Segment};
+    use crate::codec::local_scale;
+
+    /// Every named code, and one of three states in sixteen bits, whose groups have the most bytes that embed scales.
+    fn codes() -> impl Iterator<Item = Code> {
+        let named = Family::ALL
+            .into_iter()
+            .flat_map(|family| GROUP_SIZES.map(|size| family.code(size.into())))
+            .flatten();
+        let wide = [32, 64, 128].into_iter().flat_map(|size| {
+            (4..16).filter_map(move |bits| {
+                let scale = LocalScale::Embedded { bits };
+                Code::new(&[Segment::new(8, 3, 4)], 16, size, scale, None).ok()
+            })
+        });
+        named.chain(wide)
+    }
+
+    /// Of a plane's last row too, whose last chunk has any number of groups: `window` asserts that it stays within.
+    #[test]
+    fn scales_are_those_of_their_groups() {
+        for code in codes() {
+            for in_features in (1..=2 * CHUNK * BLOCK + 1).step_by(HALF) {
+                let sizes = code.plane_sizes(1, in_features as u64).unwrap();
+                let plane = |bytes: u64| (0..bytes).map(|at| (at * 151 % 251) as u8).collect::<Vec<_>>();
+                let (code_plane, local_scales) = (plane(sizes.code), plane(sizes.local_scale));
+                let (super_scale, cluster) = (plane(sizes.super_scale), plane(sizes.cluster));
+                let planes = Planes {
+                    code: &code_plane,
+                    local_scale: &local_scales,
+                    super_scale: &super_scale,
+                    cluster: &cluster,
+                };
+                let matrix = Matrix::new(code, 1, in_features, planes).unwrap();
+                let mut spare = Vec::new();
+                let row = Row::new(&matrix, &Widths::new(&matrix), 0, &mut spare);
+                let groups = Groups::new(&code);
+                let words = code.words_per_group(in_features);
+                let size = code.group_size().unwrap_or(in_features);
+                for first in (0..in_features).step_by(HALF) {
+                    let half = first / HALF;
+                    let Lines(scales) = row.scales(groups, half / (2 * CHUNK), 1.0);
+                    let due = local_scale(&code, words, &planes, first / size);
+                    assert_eq!(
+                        scales[half % (2 * CHUNK)],
+                        due as f32,
+                        "{code} weight {first} of {in_features}"
+                    );
+                }
+            }
+        }
     }
 }
