@@ -52,7 +52,7 @@ pub(super) struct Chunk {
 }
 
 impl Chunk {
-    const ZEROS: Self = Self {
+    pub const ZEROS: Self = Self {
         values: [[0; BLOCK]; CHUNK],
         scales: [0.0; CHUNK],
         sums: [0.0; CHUNK],

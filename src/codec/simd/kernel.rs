@@ -13,6 +13,11 @@
 //! decodes to numbers that are thrown away, or multiplied by zeros. Only windows that reach past the end of the
 //! plane are copied first.
 
+#![cfg_attr(
+    not(test),
+    deny(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::cast_possible_truncation)
+)]
+
 use alloc::vec::Vec;
 use core::ops::Range;
 
@@ -74,11 +79,13 @@ impl<O: Origin, T: Element> Job for Decode<'_, '_, O, T> {
                 let (blocks, last) = out.as_chunks_mut::<BLOCK>();
                 let whole = blocks.len();
                 for ((at, out), scales) in blocks.iter_mut().enumerate().zip(scales.as_chunks().0) {
-                    decode_block(&context, chunk * CHUNK + at, scales, out);
+                    decode_block(&context, block_of(chunk, at), scales, out);
                 }
-                if !last.is_empty() {
+                if !last.is_empty()
+                    && let Some(scales) = scales.as_chunks().0.get(whole)
+                {
                     let mut all = [T::ZERO; BLOCK];
-                    decode_block(&context, chunk * CHUNK + whole, &scales.as_chunks().0[whole], &mut all);
+                    decode_block(&context, block_of(chunk, whole), scales, &mut all);
                     last.iter_mut().zip(all).for_each(|(to, from)| *to = from);
                 }
             }
@@ -86,21 +93,27 @@ impl<O: Origin, T: Element> Job for Decode<'_, '_, O, T> {
     }
 }
 
+/// The place in its row of a block of a chunk. Rows fit memory, blocks and all: nothing wraps.
+#[inline(always)]
+fn block_of(chunk: usize, at: usize) -> usize {
+    chunk.wrapping_mul(CHUNK).wrapping_add(at)
+}
+
 #[inline(always)]
 fn decode_block<S: Simd, P: Source<S>, T: Element>(
     context: &Context<'_, S, P>,
     block: usize,
-    scales: &[f32; 2],
+    &[low, high]: &[f32; 2],
     out: &mut [T; BLOCK],
 ) {
     let simd = context.simd;
-    let (low, high) = (simd.splat(scales[0]), simd.splat(scales[1]));
+    let (low, high) = (simd.splat(low), simd.splat(high));
     let [a, b, c, d] = simd.widen(context.states(block), context.zero_point);
-    let (quarters, _) = out.as_chunks_mut::<LANES>();
-    T::store(simd, simd.mul(a, low), &mut quarters[0]);
-    T::store(simd, simd.mul(b, low), &mut quarters[1]);
-    T::store(simd, simd.mul(c, high), &mut quarters[2]);
-    T::store(simd, simd.mul(d, high), &mut quarters[3]);
+    let [to_a, to_b, to_c, to_d] = out.as_chunks_mut::<LANES>().0 else { return };
+    T::store(simd, simd.mul(a, low), to_a);
+    T::store(simd, simd.mul(b, low), to_b);
+    T::store(simd, simd.mul(c, high), to_c);
+    T::store(simd, simd.mul(d, high), to_d);
 }
 
 /// Decodes blocks to one place near by and copies those of another past the caches, in turns, so that memory is
@@ -121,10 +134,10 @@ impl<O: Origin, T: Element> Job for DecodePastCaches<'_, '_, O, T> {
             let row = rows.next().unwrap_or_default();
             for (part, out) in row.chunks_mut(NEAR * BLOCK).enumerate() {
                 let chunks = near.get_mut(..out.len().div_ceil(BLOCK)).unwrap_or_default().chunks_mut(CHUNK);
-                for (chunk, near) in (part * NEAR / CHUNK..).zip(chunks) {
+                for (chunk, near) in (part.wrapping_mul(NEAR / CHUNK)..).zip(chunks) {
                     let Lines(scales) = &context.scales(chunk, context.row.super_scale);
                     for ((at, near), scales) in near.iter_mut().enumerate().zip(scales.as_chunks().0) {
-                        decode_block(&context, chunk * CHUNK + at, scales, near);
+                        decode_block(&context, block_of(chunk, at), scales, near);
                         before.step(simd, other.as_flattened());
                     }
                 }
@@ -151,7 +164,9 @@ impl<'a, T: Copy> Copying<'a, T> {
         const LINE: usize = 64;
         let done = to.as_ptr().align_offset(LINE).min(to.len());
         let (head, rest) = to.split_at_mut(done);
-        head.copy_from_slice(&from[..done]);
+        if let Some(from) = from.get(..done) {
+            head.copy_from_slice(from);
+        }
         let (blocks, tail) = rest.as_chunks_mut();
         Self { done, blocks: blocks.iter_mut(), tail }
     }
@@ -161,7 +176,7 @@ impl<'a, T: Copy> Copying<'a, T> {
         let from = from.get(self.done..).and_then(|from| from.first_chunk());
         if let Some((from, to)) = from.zip(self.blocks.next()) {
             simd.store_past_caches(from, to);
-            self.done += BLOCK;
+            self.done = self.done.wrapping_add(BLOCK);
         }
     }
 
@@ -172,7 +187,9 @@ impl<'a, T: Copy> Copying<'a, T> {
             self.step(simd, from);
         }
         let tail = core::mem::take(&mut self.tail);
-        tail.copy_from_slice(&from[self.done..][..tail.len()]);
+        if let Some(from) = from.get(self.done..).and_then(|from| from.get(..tail.len())) {
+            tail.copy_from_slice(from);
+        }
     }
 }
 
@@ -194,13 +211,13 @@ pub fn multiply(
         let y = &mut *y;
         with_origin!(plan, matrix, O => {
             let rows = Rows::<O>::new(matrix, plan, rows.clone());
-            match first_of(vectors - first) {
+            match first_of(vectors.wrapping_sub(first)) {
                 MOST_VECTORS => isa.run(Product::<O, MOST_VECTORS> { rows, x, y, vectors, first }),
                 2 => isa.run(Product::<O, 2> { rows, x, y, vectors, first }),
                 _ => isa.run(Product::<O, 1> { rows, x, y, vectors, first }),
             }
         });
-        first += first_of(vectors - first);
+        first = first.wrapping_add(first_of(vectors.wrapping_sub(first)));
     }
 }
 
@@ -260,21 +277,21 @@ impl<O: Origin, const M: usize> Job for Product<'_, '_, O, M> {
             let mut blocks = x.chunks_exact(vectors);
             for chunk in 0..context.blocks.div_ceil(CHUNK) {
                 let Lines(scales) = &context.scales(chunk, 1.0);
-                for ((block, scales), x) in (chunk * CHUNK..).zip(scales.as_chunks::<2>().0).zip(&mut blocks)
-                {
+                let scales = scales.as_chunks::<2>().0;
+                for ((block, &[low, high]), x) in (block_of(chunk, 0)..).zip(scales).zip(&mut blocks) {
                     let [a, b, c, d] = simd.widen(context.states(block), context.zero_point);
-                    let (low, high) = (simd.splat(scales[0]), simd.splat(scales[1]));
+                    let (low, high) = (simd.splat(low), simd.splat(high));
                     let Some(x) = x.get(first..).and_then(|x| x.first_chunk::<M>()) else { return };
-                    for m in 0..M {
-                        let (x, _) = x[m].as_chunks::<LANES>();
-                        let one = simd.fma(b, simd.load(&x[1]), simd.mul(a, simd.load(&x[0])));
-                        let two = simd.fma(d, simd.load(&x[3]), simd.mul(c, simd.load(&x[2])));
-                        sums[m] = simd.fma(two, high, simd.fma(one, low, sums[m]));
+                    for (sum, x) in sums.iter_mut().zip(x) {
+                        let [x_a, x_b, x_c, x_d] = x.as_chunks::<LANES>().0 else { return };
+                        let one = simd.fma(b, simd.load(x_b), simd.mul(a, simd.load(x_a)));
+                        let two = simd.fma(d, simd.load(x_d), simd.mul(c, simd.load(x_c)));
+                        *sum = simd.fma(two, high, simd.fma(one, low, *sum));
                     }
                 }
             }
-            let products = &mut products.next().unwrap_or_default()[first..][..M];
-            for (product, sum) in products.iter_mut().zip(sums) {
+            let products = products.next().and_then(|row| row.get_mut(first..)?.first_chunk_mut::<M>());
+            for (product, sum) in products.into_iter().flatten().zip(sums) {
                 *product = simd.total(sum) * context.row.super_scale;
             }
         });
@@ -291,7 +308,7 @@ pub fn multiply_int8(isa: Isa, matrix: &Matrix<'_>, rows: Range<usize>, x: &Acti
         let y = &mut *y;
         with_origin!(plan, matrix, O => {
             let rows = Rows::<O>::new(matrix, plan, rows.clone());
-            match (first_of(x.vectors() - first), matrix.code.group_size() == Some(HALF)) {
+            match (first_of(x.vectors().wrapping_sub(first)), matrix.code.group_size() == Some(HALF)) {
                 (MOST_VECTORS, false) => isa.run(Int8Product::<O, MOST_VECTORS, false> { rows, x, y, first }),
                 (MOST_VECTORS, true) => isa.run(Int8Product::<O, MOST_VECTORS, true> { rows, x, y, first }),
                 (2, false) => isa.run(Int8Product::<O, 2, false> { rows, x, y, first }),
@@ -300,7 +317,7 @@ pub fn multiply_int8(isa: Isa, matrix: &Matrix<'_>, rows: Range<usize>, x: &Acti
                 (_, true) => isa.run(Int8Product::<O, 1, true> { rows, x, y, first }),
             }
         });
-        first += first_of(x.vectors() - first);
+        first = first.wrapping_add(first_of(x.vectors().wrapping_sub(first)));
     }
 }
 
@@ -319,11 +336,11 @@ fn multiply_int8_portably(matrix: &Matrix<'_>, rows: Range<usize>, x: &Activatio
         for (chunk, states) in states.chunks(CHUNK * BLOCK).enumerate() {
             let Lines(scales) = row.scales(groups, chunk, 1.0);
             for (m, y) in y.iter_mut().enumerate() {
-                let x = &x.chunks(m)[chunk];
+                let x = x.chunks(m).get(chunk).unwrap_or(&Chunk::ZEROS);
                 let halves = x.values.as_flattened().as_chunks::<HALF>().0;
                 let scales = scales.iter().zip(&x.half_scales);
                 for ((states, x), (scale, x_scale)) in states.chunks(HALF).zip(halves).zip(scales) {
-                    let products = states.iter().zip(x).map(|(&state, &x)| state * i32::from(x));
+                    let products = states.iter().zip(x).map(|(&state, &x)| state.wrapping_mul(x.into()));
                     *y += products.sum::<i32>() as f32 * (scale * x_scale);
                 }
             }
@@ -345,35 +362,38 @@ impl<O: Origin, const M: usize, const HALVES: bool> Job for Int8Product<'_, '_, 
     fn run<S: Simd>(self, simd: S) {
         let Self { rows, x, y, first } = self;
         let mut products = y.chunks_exact_mut(x.vectors());
-        let vectors: [_; M] = core::array::from_fn(|m| x.chunks(first + m));
+        let vectors: [_; M] = core::array::from_fn(|m| x.chunks(first.wrapping_add(m)));
         rows.each(simd, |context| {
             let mut sums = [[simd.splat(0.0); M]; SUMS];
             let mut offs = [simd.splat(0.0); M];
             for chunk in 0..context.blocks.div_ceil(CHUNK) {
-                let x = vectors.map(|x| &x[chunk]);
+                let x = vectors.map(|x| x.get(chunk).unwrap_or(&Chunk::ZEROS));
                 let mut factors = Lines([[0.0; 2 * CHUNK]; M]);
                 let factors = &mut factors.0;
+                let each = offs.iter_mut().zip(x).zip(&mut *factors);
                 if HALVES {
                     let Lines(scales) = context.scales(chunk, 1.0);
-                    for m in 0..M {
-                        let Chunk { half_scales, half_sums, .. } = x[m];
-                        offs[m] = scale(simd, &scales, half_scales, half_sums, &mut factors[m], offs[m]);
+                    for ((off, Chunk { half_scales, half_sums, .. }), factors) in each {
+                        *off = scale(simd, &scales, half_scales, half_sums, factors, *off);
                     }
                 } else {
                     let scales = context.row.scales_of_blocks(context.groups, chunk);
-                    for m in 0..M {
-                        offs[m] = scale(simd, &scales, &x[m].scales, &x[m].sums, &mut factors[m], offs[m]);
+                    for ((off, x), factors) in each {
+                        *off = scale(simd, &scales, &x.scales, &x.sums, factors, *off);
                     }
                 }
-                let blocks = (context.blocks - chunk * CHUNK).min(CHUNK);
+                let blocks = context.blocks.wrapping_sub(block_of(chunk, 0)).min(CHUNK);
                 for four in 0..blocks.div_ceil(SUMS) {
                     for (at, sums) in sums.iter_mut().enumerate() {
-                        add_block::<S, _, M, HALVES>(&context, chunk, SUMS * four + at, x, factors, sums);
+                        let at = SUMS.wrapping_mul(four).wrapping_add(at);
+                        add_block::<S, _, M, HALVES>(&context, chunk, at, x, factors, sums);
                     }
                 }
             }
             let (zero_point, one) = (simd.splat(-f32::from(context.zero_point)), simd.splat(1.0));
-            let products = &mut products.next().unwrap_or_default()[first..][..M];
+            let products = products.next().and_then(|row| row.get_mut(first..)?.first_chunk_mut::<M>());
+            let Some(products) = products else { return };
+            #[allow(clippy::indexing_slicing, reason = "arrays of M, indexed by a number below M")]
             for m in 0..M {
                 let off = simd.mul(offs[m], zero_point);
                 let sum = sums.iter().fold(off, |sum, sums| simd.fma(sums[m], one, sum));
@@ -383,8 +403,12 @@ impl<O: Origin, const M: usize, const HALVES: bool> Job for Int8Product<'_, '_, 
     }
 }
 
-/// Adds the products with M vectors in a block of a chunk.
+/// Adds the products with M vectors in a block of a chunk, `at` being below CHUNK.
 #[inline(always)]
+#[allow(
+    clippy::indexing_slicing,
+    reason = "arrays of M by a number below M, of CHUNK by one that the caller cut to CHUNK's turns: no value of a file"
+)]
 fn add_block<S: Simd, P: Source<S>, const M: usize, const HALVES: bool>(
     context: &Context<'_, S, P>,
     chunk: usize,
@@ -394,7 +418,7 @@ fn add_block<S: Simd, P: Source<S>, const M: usize, const HALVES: bool>(
     sums: &mut [S::Floats; M],
 ) {
     let simd = context.simd;
-    let states = context.states(chunk * CHUNK + at);
+    let states = context.states(block_of(chunk, at));
     for m in 0..M {
         let dot = simd.dot(states, &x[m].values[at], P::WHOLE_BYTES);
         let factors = &factors[m];

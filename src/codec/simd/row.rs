@@ -1,5 +1,10 @@
 //! A row of a matrix, and the scales of its groups.
 
+#![cfg_attr(
+    not(test),
+    deny(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::cast_possible_truncation)
+)]
+
 use alloc::vec::Vec;
 use core::array;
 
@@ -33,14 +38,18 @@ impl<'a> Row<'a> {
     #[inline(always)]
     pub fn new(matrix: &Matrix<'a>, widths: &Widths, row: usize, spare: &'a mut Vec<u8>) -> Self {
         let Planes { code, local_scale, super_scale, cluster } = matrix.planes;
-        let mut code = code.get(row * matrix.row_stride..).unwrap_or_default();
-        if code.len() < matrix.row_stride + BEHIND {
+        let mut code = code.get(row.wrapping_mul(matrix.row_stride)..).unwrap_or_default();
+        // The plane has a row's bytes at least, and no allocation is within BEHIND of the address space's end.
+        let needed = matrix.row_stride.wrapping_add(BEHIND);
+        if code.len() < needed {
             spare.clear();
             spare.extend_from_slice(code);
-            spare.resize(matrix.row_stride + BEHIND, 0);
+            spare.resize(needed, 0);
             code = spare;
         }
-        let part = |plane: &'a [u8], width| plane.get(row * width..(row + 1) * width).unwrap_or_default();
+        let part = |plane: &'a [u8], width| {
+            plane.get(row.wrapping_mul(width)..row.wrapping_add(1).wrapping_mul(width)).unwrap_or_default()
+        };
         let super_scale = part(super_scale, size_of::<f32>()).first_chunk();
         let cluster = part(cluster, widths.cluster);
         Self {
@@ -55,7 +64,7 @@ impl<'a> Row<'a> {
     #[inline(always)]
     #[allow(unsafe_code)]
     pub fn window<const N: usize>(&self, at: usize) -> &[u8; N] {
-        debug_assert!(at + N <= self.code.len());
+        debug_assert!(at.saturating_add(N) <= self.code.len());
         // SAFETY: `new` saw to it that there are BEHIND bytes more than a row has. Windows have 64 bytes at most, quarters
         // included, and begin where a block of the row begins or one of the three after it. Last words are those of a chunk
         // whose first group is the row's. They have scales in them only where a word of two bytes has three states or more,
@@ -65,13 +74,17 @@ impl<'a> Row<'a> {
 
     /// The local scales of a chunk's half blocks, times `factor`.
     #[inline(always)]
+    #[allow(
+        clippy::indexing_slicing,
+        reason = "arrays of constant length, each half as long as the one made of it"
+    )]
     pub fn scales(&self, groups: Groups, chunk: usize, factor: f32) -> Lines<[f32; 2 * CHUNK]> {
         if groups.size == HALF {
             // A register's worth at a time, or the compiler keeps the steps between in memory.
             let mut lines = Lines([0.0; 2 * CHUNK]);
             for (half, scales) in lines.0.as_chunks_mut().0.iter_mut().enumerate() {
-                let groups =
-                    self.scales_of_groups::<CHUNK, { CHUNK / 2 }>(groups, CHUNK * (2 * chunk + half));
+                let first = CHUNK.wrapping_mul(chunk.wrapping_mul(2).wrapping_add(half));
+                let groups = self.scales_of_groups::<CHUNK, { CHUNK / 2 }>(groups, first);
                 *scales = groups.map(|scale| scale * factor);
             }
             return lines;
@@ -82,11 +95,16 @@ impl<'a> Row<'a> {
 
     /// The local scales of a chunk's blocks, for groups of 64 weights and more.
     #[inline(always)]
+    #[allow(
+        clippy::indexing_slicing,
+        reason = "arrays of constant length, each half as long as the one made of it"
+    )]
     pub fn scales_of_blocks(&self, groups: Groups, chunk: usize) -> [f32; CHUNK] {
         if groups.size == BLOCK {
-            return self.scales_of_groups::<CHUNK, { CHUNK / 2 }>(groups, CHUNK * chunk);
+            return self.scales_of_groups::<CHUNK, { CHUNK / 2 }>(groups, chunk.wrapping_mul(CHUNK));
         }
-        let pairs = self.scales_of_groups::<{ CHUNK / 2 }, { CHUNK / 4 }>(groups, CHUNK / 2 * chunk);
+        let first = chunk.wrapping_mul(CHUNK / 2);
+        let pairs = self.scales_of_groups::<{ CHUNK / 2 }, { CHUNK / 4 }>(groups, first);
         array::from_fn(|block| pairs[block / 2])
     }
 
@@ -97,15 +115,17 @@ impl<'a> Row<'a> {
             LocalScale::None => [1.0; N],
             LocalScale::Embedded { bits } => {
                 // Of a last word of one byte, the byte before comes along and is shifted out.
-                let last = (first + 1) * groups.bytes - 2;
-                let words: [u16; N] =
-                    array::from_fn(|at| u16::from_le_bytes(*self.window(last + at * groups.bytes)));
-                let mask = (1u16 << bits) - 1;
+                let last = first.wrapping_add(1).wrapping_mul(groups.bytes).wrapping_sub(2);
+                let words: [u16; N] = array::from_fn(|at| {
+                    u16::from_le_bytes(*self.window(last.wrapping_add(at.wrapping_mul(groups.bytes))))
+                });
+                let mask = (1u16 << bits).wrapping_sub(1);
                 words.map(|word| f32::from(word >> groups.last_shift & mask))
             }
+            #[allow(clippy::indexing_slicing, reason = "of PAIRS bytes for N = 2 PAIRS scales")]
             LocalScale::Nibble => {
                 let bytes: [u8; PAIRS] = self.local_scales(first / 2);
-                array::from_fn(|at| f32::from(bytes[at / 2] >> (4 - at % 2 * 4) & 0xF))
+                array::from_fn(|at| f32::from(bytes[at / 2] >> if at % 2 == 0 { 4 } else { 0 } & 0xF))
             }
             LocalScale::Signed8 => self.local_scales(first).map(|byte: u8| f32::from(byte.cast_signed())),
         }
@@ -117,7 +137,9 @@ impl<'a> Row<'a> {
         let bytes = self.local_scale.get(at..).unwrap_or_default();
         bytes.first_chunk().copied().unwrap_or_else(|| {
             let mut filled = [0; N];
-            filled[..bytes.len()].copy_from_slice(bytes);
+            if let Some(filled) = filled.get_mut(..bytes.len()) {
+                filled.copy_from_slice(bytes);
+            }
             filled
         })
     }
@@ -133,8 +155,8 @@ impl Widths {
     pub fn new(matrix: &Matrix<'_>) -> Self {
         let rows = matrix.rows.max(1);
         Self {
-            local_scale: matrix.planes.local_scale.len() / rows,
-            cluster: matrix.planes.cluster.len() / rows,
+            local_scale: matrix.planes.local_scale.len().checked_div(rows).unwrap_or(0),
+            cluster: matrix.planes.cluster.len().checked_div(rows).unwrap_or(0),
         }
     }
 }
@@ -154,8 +176,13 @@ pub struct Groups {
 impl Groups {
     pub fn new(code: &Code) -> Self {
         let size = code.group_size().unwrap_or(BLOCK);
-        let bytes = code.words_per_group(size) * code.word_bytes();
-        Self { size, bytes, last_shift: 16 - code.word_bits(), local_scale: code.local_scale() }
+        let bytes = code.words_per_group(size).wrapping_mul(code.word_bytes());
+        Self {
+            size,
+            bytes,
+            last_shift: 16u32.wrapping_sub(code.word_bits()),
+            local_scale: code.local_scale(),
+        }
     }
 }
 
