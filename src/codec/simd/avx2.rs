@@ -58,20 +58,21 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn window<const N: usize>(self, tables: Tables, row: &Row<'_>, at: usize) -> Window {
-        let quarter = |which: usize| {
-            let bytes: &[u8; QUARTER] = row.window(at + tables.quarters[which]);
+        let quarter = |offset: usize| {
+            let bytes: &[u8; QUARTER] = row.window(at.wrapping_add(offset));
             // SAFETY: as above.
             unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
         };
         // SAFETY: as above.
-        let half = |first: usize| unsafe {
+        let half = |first: usize, second: usize| unsafe {
             if N == NARROW {
                 _mm256_broadcastsi128_si256(quarter(first))
             } else {
-                _mm256_set_m128i(quarter(first + 1), quarter(first))
+                _mm256_set_m128i(quarter(second), quarter(first))
             }
         };
-        [half(0), half(2)]
+        let [a, b, c, d] = tables.quarters;
+        [half(a, b), half(c, d)]
     }
 
     /// In 16-bit lanes, q for q << 7 and a as a signed number: `(q a + 128) >> 8` is vpmulhrsw's `(q a + 2^14) >> 15`.
@@ -102,7 +103,8 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn states(self, tables: Tables, window: Window) -> [__m256i; 2] {
-        [cut_half(window[0], tables, 0), cut_half(window[1], tables, 1)]
+        let Tables { pairs, factors, down, .. } = tables;
+        [cut_half(window[0], pairs[0], factors[0], down), cut_half(window[1], pairs[1], factors[1], down)]
     }
 
     #[inline(always)]
@@ -130,8 +132,8 @@ impl Simd for Avx2 {
     /// Two products of a state and a byte fit 16 bits for states of seven bits; the top bit of a byte goes apart.
     #[inline(always)]
     fn dot(self, states: [__m256i; 2], x: &[i8; BLOCK], whole_bytes: bool) -> [__m256; 2] {
-        let (halves, _) = x.as_chunks::<HALF>();
-        [dot_half(states[0], &halves[0], whole_bytes), dot_half(states[1], &halves[1], whole_bytes)]
+        let [low, high] = x.as_chunks::<HALF>().0 else { return self.splat(0.0) };
+        [dot_half(states[0], low, whole_bytes), dot_half(states[1], high, whole_bytes)]
     }
 
     #[inline(always)]
@@ -214,7 +216,7 @@ impl Simd for Avx2 {
             *to = *from;
             return;
         }
-        for at in 0..size_of::<[T; BLOCK]>() / size_of::<__m256i>() {
+        for at in 0..const { size_of::<[T; BLOCK]>() / size_of::<__m256i>() } {
             // SAFETY: as above; a block of T is a whole number of registers, and the first was seen to be aligned.
             unsafe {
                 _mm256_stream_si256(
@@ -245,7 +247,7 @@ fn load_tables(cut: &Cut) -> Tables {
         quarters: cut.quarters,
         pairs: halves(pairs),
         factors: halves(factors),
-        down: _mm_cvtsi32_si128(16 - cut.state_bits.cast_signed()),
+        down: _mm_cvtsi32_si128(16i32.wrapping_sub(cut.state_bits.cast_signed())),
     }
 }
 
@@ -260,13 +262,12 @@ fn both_lanes(codes: __m256i) -> Window {
 
 /// The states of half a block.
 #[inline(always)]
-fn cut_half(window: __m256i, tables: Tables, half: usize) -> __m256i {
-    let ([a, b], [c, d]) = (tables.pairs[half], tables.factors[half]);
+fn cut_half(window: __m256i, [a, b]: [__m256i; 2], [c, d]: [__m256i; 2], down: __m128i) -> __m256i {
     // SAFETY: only functions of the token call this.
     unsafe {
         let low = _mm256_mullo_epi16(_mm256_shuffle_epi8(window, a), c);
         let high = _mm256_mullo_epi16(_mm256_shuffle_epi8(window, b), d);
-        _mm256_packus_epi16(_mm256_srl_epi16(low, tables.down), _mm256_srl_epi16(high, tables.down))
+        _mm256_packus_epi16(_mm256_srl_epi16(low, down), _mm256_srl_epi16(high, down))
     }
 }
 

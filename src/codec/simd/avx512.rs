@@ -49,7 +49,9 @@ impl Simd for Avx512 {
             Tables {
                 bytes: _mm512_loadu_si512(cut.bytes.as_ptr().cast()),
                 bits: _mm512_loadu_si512(cut.bits.as_ptr().cast()),
-                mask: _mm512_set1_epi8(((1u32 << cut.state_bits) - 1) as i8),
+                mask: _mm512_set1_epi8(
+                    (1u32 << cut.state_bits).wrapping_sub(1).to_le_bytes()[0].cast_signed(),
+                ),
             }
         }
     }
@@ -86,7 +88,7 @@ impl Simd for Avx512 {
         unsafe {
             let q = _mm512_zextsi128_si512(_mm_loadu_si128(q.as_ptr().cast()));
             let twice = _mm512_permutexvar_epi8(tables.bytes, q);
-            let offset = _mm512_set1_epi32(256 * i32::from(zp) + 128);
+            let offset = _mm512_set1_epi32(i32::from(zp).wrapping_mul(256).wrapping_add(128));
             let code = _mm512_dpwssd_epi32(offset, twice, _mm512_set1_epi32(factors.cast_signed()));
             _mm512_and_si512(_mm512_multishift_epi64_epi8(tables.bits, code), tables.mask)
         }
@@ -224,7 +226,7 @@ impl Simd for Avx512 {
             *to = *from;
             return;
         }
-        for at in 0..size_of::<[T; BLOCK]>() / size_of::<__m512i>() {
+        for at in 0..const { size_of::<[T; BLOCK]>() / size_of::<__m512i>() } {
             // SAFETY: as above; a block of T is a whole number of registers, and the first was seen to be aligned.
             unsafe {
                 _mm512_stream_si512(

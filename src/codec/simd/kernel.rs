@@ -13,11 +13,6 @@
 //! decodes to numbers that are thrown away, or multiplied by zeros. Only windows that reach past the end of the
 //! plane are copied first.
 
-#![cfg_attr(
-    not(test),
-    deny(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::cast_possible_truncation)
-)]
-
 use alloc::vec::Vec;
 use core::ops::Range;
 
@@ -277,21 +272,29 @@ impl<O: Origin, const M: usize> Job for Product<'_, '_, O, M> {
             let mut blocks = x.chunks_exact(vectors);
             for chunk in 0..context.blocks.div_ceil(CHUNK) {
                 let Lines(scales) = &context.scales(chunk, 1.0);
-                let scales = scales.as_chunks::<2>().0;
-                for ((block, &[low, high]), x) in (block_of(chunk, 0)..).zip(scales).zip(&mut blocks) {
+                for ((block, scales), x) in
+                    (block_of(chunk, 0)..).zip(scales.as_chunks::<2>().0).zip(&mut blocks)
+                {
                     let [a, b, c, d] = simd.widen(context.states(block), context.zero_point);
-                    let (low, high) = (simd.splat(low), simd.splat(high));
+                    let (low, high) = (simd.splat(scales[0]), simd.splat(scales[1]));
                     let Some(x) = x.get(first..).and_then(|x| x.first_chunk::<M>()) else { return };
-                    for (sum, x) in sums.iter_mut().zip(x) {
-                        let [x_a, x_b, x_c, x_d] = x.as_chunks::<LANES>().0 else { return };
-                        let one = simd.fma(b, simd.load(x_b), simd.mul(a, simd.load(x_a)));
-                        let two = simd.fma(d, simd.load(x_d), simd.mul(c, simd.load(x_c)));
-                        *sum = simd.fma(two, high, simd.fma(one, low, *sum));
+                    #[allow(
+                        clippy::indexing_slicing,
+                        reason = "arrays of M by a number below M, and of the four parts of a block"
+                    )]
+                    for m in 0..M {
+                        let (x, _) = x[m].as_chunks::<LANES>();
+                        let one = simd.fma(b, simd.load(&x[1]), simd.mul(a, simd.load(&x[0])));
+                        let two = simd.fma(d, simd.load(&x[3]), simd.mul(c, simd.load(&x[2])));
+                        sums[m] = simd.fma(two, high, simd.fma(one, low, sums[m]));
                     }
                 }
             }
-            let products = products.next().and_then(|row| row.get_mut(first..)?.first_chunk_mut::<M>());
-            for (product, sum) in products.into_iter().flatten().zip(sums) {
+            let Some(products) = products.next().and_then(|row| row.get_mut(first..)?.first_chunk_mut::<M>())
+            else {
+                return;
+            };
+            for (product, sum) in products.iter_mut().zip(sums) {
                 *product = simd.total(sum) * context.row.super_scale;
             }
         });

@@ -4,9 +4,19 @@
 //! it from functions compiled for one instruction set each. Decoded weights are the portable decoder's to the last
 //! bit; products differ from it, and from each other, by the order of their sums.
 
-// Indices are not denied: they count arrays whose lengths are types, and the arithmetic of places in a row is what
-// `Row::window` relies on.
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+// What is allowed again counts arrays whose lengths are types, or is worked out by the compiler. Places in a row wrap:
+// `Row::new` and `Row::window` say why they do not.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::indexing_slicing,
+        clippy::cast_possible_truncation,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

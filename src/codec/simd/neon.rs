@@ -1,6 +1,12 @@
 //! NEON: a block of states in four registers. Compiled and reviewed, but never run on such a processor so far.
 
 #![allow(unsafe_code)]
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "arrays of constant length by counters of `from_fn`, tables of the compiler, 256 times sixteen bits"
+)]
 
 use super::plan::{BLOCK, Cut, QUARTER};
 use super::row::Row;

@@ -20,8 +20,13 @@
 //!   top bit is the lane's, then all right by the same number. As their tables reach over 16 bytes, each *quarter* of 16
 //!   weights has 16 bytes of the window to itself, in a window of 32 the same ones as the other quarter of its half.
 
-// What panics here fails to compile: the tables are made by the compiler.
-#![allow(clippy::panic)]
+#![allow(
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    reason = "the compiler makes the tables, of constants alone: what panics here fails to compile"
+)]
 
 use crate::code::{Code, Family, GROUP_SIZES, LocalScale, Segment};
 

@@ -1,10 +1,5 @@
 //! Reading bytes and doing next to nothing with them: what no product of as many bytes can be faster than.
 
-#![cfg_attr(
-    not(test),
-    deny(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::cast_possible_truncation)
-)]
-
 use super::plan::BLOCK;
 use super::source::AHEAD;
 use super::{Isa, Job, Simd};

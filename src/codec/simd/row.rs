@@ -1,10 +1,5 @@
 //! A row of a matrix, and the scales of its groups.
 
-#![cfg_attr(
-    not(test),
-    deny(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::cast_possible_truncation)
-)]
-
 use alloc::vec::Vec;
 use core::array;
 

@@ -36,6 +36,10 @@ pub struct Words<S: Simd, const PHASES: usize, const N: usize> {
 }
 
 impl<S: Simd, const PHASES: usize, const N: usize> Source<S> for Words<S, PHASES, N> {
+    #[allow(
+        clippy::indexing_slicing,
+        reason = "a period has PHASES blocks, one or two, and a plan has two cuts"
+    )]
     #[inline(always)]
     fn new(simd: S, plan: &'static Plan, _: &Row<'_>) -> Self {
         Self {
@@ -46,10 +50,15 @@ impl<S: Simd, const PHASES: usize, const N: usize> Source<S> for Words<S, PHASES
     }
 
     #[inline(always)]
+    #[allow(
+        clippy::arithmetic_side_effects,
+        clippy::indexing_slicing,
+        reason = "PHASES is one or two, which a remainder stays below"
+    )]
     fn states(self, simd: S, row: &Row<'_>, block: usize) -> S::Bytes {
         let (period, phase) = (block / PHASES, block % PHASES);
-        let at = period * self.period_bytes + self.offsets[phase];
-        simd.prefetch(row.code, at + AHEAD);
+        let at = period.wrapping_mul(self.period_bytes).wrapping_add(self.offsets[phase]);
+        simd.prefetch(row.code, at.wrapping_add(AHEAD));
         simd.states(self.tables[phase], simd.window::<N>(self.tables[phase], row, at))
     }
 }
@@ -68,8 +77,9 @@ impl<S: Simd> Source<S> for Bytes {
 
     #[inline(always)]
     fn states(self, simd: S, row: &Row<'_>, block: usize) -> S::Bytes {
-        simd.prefetch(row.code, block * BLOCK + AHEAD);
-        simd.bytes(row.window(block * BLOCK))
+        let at = block.wrapping_mul(BLOCK);
+        simd.prefetch(row.code, at.wrapping_add(AHEAD));
+        simd.bytes(row.window(at))
     }
 }
 
@@ -93,8 +103,9 @@ impl<S: Simd> Source<S> for Q8<S> {
 
     #[inline(always)]
     fn states(self, simd: S, row: &Row<'_>, block: usize) -> S::Bytes {
-        simd.prefetch(row.code, block * 16 + AHEAD);
-        simd.q8_states(self.tables, row.window(block * 16), self.a, self.zp)
+        let at = block.wrapping_mul(16);
+        simd.prefetch(row.code, at.wrapping_add(AHEAD));
+        simd.q8_states(self.tables, row.window(at), self.a, self.zp)
     }
 }
 
@@ -118,8 +129,9 @@ impl<S: Simd> Source<S> for F32<S> {
 
     #[inline(always)]
     fn states(self, simd: S, row: &Row<'_>, block: usize) -> S::Bytes {
-        simd.prefetch(row.code, block * 16 + AHEAD);
-        simd.f32_states(self.tables, row.window(block * 16), self.scale, self.addend)
+        let at = block.wrapping_mul(16);
+        simd.prefetch(row.code, at.wrapping_add(AHEAD));
+        simd.f32_states(self.tables, row.window(at), self.scale, self.addend)
     }
 }
 
