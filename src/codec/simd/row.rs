@@ -55,16 +55,16 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// Some bytes of the row, and of what is behind it.
+    /// Some bytes of the row, and of what is behind it. A place further behind than there is room is a mistake, and gives
+    /// the last bytes there are.
     #[inline(always)]
     #[allow(unsafe_code)]
     pub fn window<const N: usize>(&self, at: usize) -> &[u8; N] {
-        debug_assert!(at.saturating_add(N) <= self.code.len());
-        // SAFETY: `new` saw to it that there are BEHIND bytes more than a row has. Windows have 64 bytes at most, quarters
-        // included, and begin where a block of the row begins or one of the three after it. Last words are those of a chunk
-        // whose first group is the row's. They have scales in them only where a word of two bytes has three states or more,
-        // as fewer leave no bits to spare: 32 groups of 22 bytes at most, 16 of 44, 8 of 86.
-        unsafe { &*self.code.as_ptr().add(at).cast::<[u8; N]>() }
+        const { assert!(N <= BEHIND) };
+        let last = self.code.len().wrapping_sub(N);
+        debug_assert!(at <= last);
+        // SAFETY: the window ends where the bytes do, or before: `new` saw to it that there are BEHIND at least.
+        unsafe { &*self.code.as_ptr().add(at.min(last)).cast::<[u8; N]>() }
     }
 
     /// The local scales of a chunk's half blocks, times `factor`.
@@ -111,9 +111,7 @@ impl<'a> Row<'a> {
             LocalScale::Embedded { bits } => {
                 // Of a last word of one byte, the byte before comes along and is shifted out.
                 let last = first.wrapping_add(1).wrapping_mul(groups.bytes).wrapping_sub(2);
-                let words: [u16; N] = array::from_fn(|at| {
-                    u16::from_le_bytes(*self.window(last.wrapping_add(at.wrapping_mul(groups.bytes))))
-                });
+                let words = self.words(last, groups.bytes);
                 let mask = (1u16 << bits).wrapping_sub(1);
                 words.map(|word| f32::from(word >> groups.last_shift & mask))
             }
@@ -124,6 +122,22 @@ impl<'a> Row<'a> {
             }
             LocalScale::Signed8 => self.local_scales(first).map(|byte: u8| f32::from(byte.cast_signed())),
         }
+    }
+
+    /// Words of two bytes, so many bytes apart; zeros if they are not all there, which is a mistake, too.
+    #[inline(always)]
+    #[allow(unsafe_code)]
+    fn words<const N: usize>(&self, first: usize, apart: usize) -> [u16; N] {
+        let all = const { N - 1 }.checked_mul(apart).and_then(|all| all.checked_add(2));
+        let Some(bytes) = all.and_then(|all| self.code.get(first..)?.get(..all)) else {
+            debug_assert!(false, "words behind the room for them");
+            return [0; N];
+        };
+        array::from_fn(|at| {
+            // SAFETY: at is less than N: its word ends where `bytes` ends, or before.
+            let word = unsafe { *bytes.as_ptr().add(at.wrapping_mul(apart)).cast::<[u8; 2]>() };
+            u16::from_le_bytes(word)
+        })
     }
 
     /// Bytes of the row's local scales, filled with zeros.
