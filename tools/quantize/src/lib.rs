@@ -17,7 +17,8 @@
 //! ```
 //!
 //! The encoding searches give the argmin of the paper's Algorithm 1 without a codebook, on weights rounded to
-//! 2^-12 of a step (2^-8 for clusters). The searches around them are heuristics.
+//! 2^-12 of a step (2^-8 for clusters, not at all where rounding finds it: `ccq-3.31`, `ccq-5.5`). The searches
+//! around them are heuristics.
 //!
 //! Results do not depend on the number of threads, on the machine or on its features: f32, f64 and integer
 //! arithmetic in a fixed order, square roots, and nothing else from a mathematics library. On x86-64 AVX2 and
