@@ -2,6 +2,8 @@
 
 import ctypes
 import datetime
+import itertools
+import os
 import subprocess
 import sys
 import time
@@ -90,15 +92,20 @@ def _runs(copies: int) -> dict[str, tuple[str, int, int, int]]:
 
 
 def _pair(speed: "Speed", peer: "Graphs", encoding: str, kind: str, rounds: int) -> Row:
-    """The int8 product of ours and ggml's of a vector, one thread, in turns."""
+    """The int8 product of ours and ggml's of a vector, one thread, in turns: in a round on the same processor, as another
+    machine's work on one of them would slow either one of ours or one of ggml's, and the next round on the next."""
     name, _, repacked = kind.partition(" ")
     product = peer.product(name, bool(repacked))
     copies = speed.copies(encoding)
     both: list[tuple[float, float]] = []
-    for number in range(rounds):
+    processors = os.sched_getaffinity(0)
+    turns = itertools.cycle(sorted(processors))
+    for number, processor in zip(range(rounds), turns):
         print(f"products, round {number + 1}: {encoding} / {kind}", file=sys.stderr)
+        _keep_on({processor}, speed)
         mine = speed.gweights(encoding, "int8", copies, copies, 1)
         both.append((mine, ROWS * COLUMNS / product.best() / 1e9))
+    _keep_on(processors, speed)
     product.free()
     return {
         "ours": encoding,
@@ -107,6 +114,12 @@ def _pair(speed: "Speed", peer: "Graphs", encoding: str, kind: str, rounds: int)
         "ratio": median(mine / theirs for mine, theirs in both),
         "rounds": both,
     }
+
+
+def _keep_on(processors: set[int], speed: "Speed") -> None:
+    """Has the example and this process, in which ggml works, run on these processors."""
+    for process in (speed.process.pid, 0):
+        os.sched_setaffinity(process, processors)
 
 
 class Speed:
