@@ -116,11 +116,13 @@ fn search<S: Simd, const MEMORIES: usize>(
 /// that are equally far apart, and rounding finds the nearest of them.
 ///
 /// ```text
-/// state t     = m 2^S + index 2^(L-S) + m'        m: memory of state t - 1, free at t = 0; m': memory of state t,
-/// nearest     = the index of the state nearest to u[t]                     in steps of 1 after the last one
-/// V(N, m')    = 0
-/// V(t, m)     = min over m' of  h[t] (u[t] - nearest)^2 + V(t + 1, m')
+/// states of t = m 2^S + i 2^(L-S) + m' for all i     m, m': the memories before and after it
+/// c(t, m, m') = the one of them nearest to u[t], less 2^(L-1)
+/// V(N, m)     = 0
+/// V(t, m)     = min over m' of  h[t] (u[t] - c(t, m, m'))^2 + V(t + 1, m')
 /// ```
+///
+/// Nothing comes before the first state, whose m is free, nor after the last, which ends with any bits.
 ///
 /// Costs are f32 here. Of equally good paths, too, the lowest is taken; a weight that counts for nothing gets the
 /// nearest state.
